@@ -1,0 +1,58 @@
+"""promptkit: a modular plugin framework for CLIP prompt learners.
+
+`hookimpl` marks a plugin's hooks; `load` opens a finished run. Nothing here imports torch.
+"""
+
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from promptkit.errors import (
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    PluginError,
+    PromptkitError,
+    TrainingError,
+    UnknownNameError,
+)
+from promptkit.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from promptkit.learner import Learner
+
+__all__ = [
+    "BackboneError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "OutputError",
+    "PluginError",
+    "PromptkitError",
+    "TrainingError",
+    "UnknownNameError",
+    "__version__",
+    "hookimpl",
+    "load",
+]
+
+__version__ = version("promptkit")
+
+# Importing albumentations would otherwise ask the network for a newer version of itself.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: str = "auto") -> "Learner":
+    """Open a finished run as a learner that is ready to predict.
+
+    `classnames` asks about other classes than the ones it was trained on. Raises CheckpointError for a folder that holds
+    no run or a damaged one, and whatever its backbone and plugins raise.
+    """
+    from promptkit.training.checkpoint import load_run
+
+    return load_run(run, classnames, device)

@@ -1,0 +1,104 @@
+"""The contract of a backbone: a frozen CLIP that takes prompts in and gives features out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
+
+Position = Literal["end", "middle", "front"]
+"""Where the class name stands in the prompt."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How the image tower wants its pictures: size in pixels, channel statistics for values in 0 to 1."""
+
+    size: tuple[int, int]
+    """Height, width."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Which vision blocks to read, and how each one's tokens (B N V) become what is kept (B ...).
+
+    The reduction runs as soon as the block has run, so that the tokens of all blocks are never held at once.
+    """
+
+    reduce: Callable[[Float[Tensor, "B N V"]], Float[Tensor, "B ..."]]
+    blocks: Sequence[int] | None = None
+    """Counted from 0, negative from the end; None reads all of them."""
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen CLIP. Always in eval mode, no parameter takes a gradient; gradients flow through it to prompts."""
+
+    name: str
+    weights: str
+    image: ImageSpec
+    context_length: int
+    """Text positions, start and end tokens included."""
+    text_width: int
+    text_depth: int
+    joint_width: int
+    tap_widths: tuple[int, ...]
+    """The width V of every block that can be tapped, first to last."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of architecture and weights. A learner is bound to the backbone that it was trained on."""
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> Tensor:
+        """The factor on cosine similarities, already exponentiated: a scalar."""
+
+    @abstractmethod
+    def encode_image(
+        self,
+        pixels: Float[Tensor, "B 3 H Wd"],
+        prompts: Float[Tensor, "J #B M V"] | None = None,
+        taps: Taps | None = None,
+        patches: bool = False,
+    ) -> ImageFeatures:
+        """Run the image tower.
+
+        `prompts[j]` are M extra tokens at the input of block j, in place of those that block j - 1 put out; they are
+        dropped before pooling. Without prompts nothing is recorded for gradients.
+
+        Raises BackboneError when the tower can't take prompts or has no patch features.
+        """
+
+    @abstractmethod
+    def encode_text(self, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
+        """Unit-norm features of every class under every context, differentiable in the prompts."""
+
+    @abstractmethod
+    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Unit-norm features of plain texts, without gradients."""
+
+    @abstractmethod
+    def class_tokens(
+        self, names: Sequence[str], n_ctx: int, position: Position = "end"
+    ) -> ClassTokens:
+        """Tokenise "<n_ctx places> name." with the name at the end, in the middle or at the front.
+
+        Raises BackboneError, naming the class, when name and context don't fit the tower's context length.
+        """
+
+    @abstractmethod
+    def embed_words(self, words: str) -> Float[Tensor, "M W"]:
+        """Token embeddings of a text, without start and end: to start context vectors from words."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, whatever the module that holds the backbone does."""
+        return super().train(False)

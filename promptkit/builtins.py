@@ -1,0 +1,125 @@
+"""What the core offers by itself, through the same hooks as any plugin."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptkit.backbones.base import Backbone
+from promptkit.components import Loss, PipelineViews, Projector, PromptGenerator, Scene
+from promptkit.errors import ConfigError
+from promptkit.hooks import (
+    RegisterBackbone,
+    RegisterLoss,
+    RegisterProjector,
+    RegisterPrompts,
+    RegisterRecipe,
+    RegisterViews,
+    hookimpl,
+)
+from promptkit.learner import Recipe, template_features
+from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts
+
+if TYPE_CHECKING:
+    import albumentations
+
+
+class TemplatePrompts(PromptGenerator):
+    """Hand-made prompts: one template, or the 80 of ImageNet ensembled. Nothing is learned."""
+
+    @dataclass(frozen=True)
+    class Options:
+        template: Annotated[str, 'a text with one {} for the class name, or "imagenet" for the ensemble of 80'] = (
+            "a photo of a {}."
+        )
+
+    def __init__(self, options: Options, scene: Scene) -> None:
+        super().__init__(options, scene)
+        if options.template == "imagenet":
+            from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+            self.templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+        elif re.findall(r"{.*?}|[{}]", options.template) == ["{}"]:
+            self.templates = [options.template]
+        else:
+            raise ConfigError(
+                f"prompts.template={options.template!r} needs one {{}} where the class name goes",
+                'for example: --set prompts.template="a sketch of a {}."',
+            )
+
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        return self.scene.backbone.class_tokens(names, 0)
+
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        raise NotImplementedError("templates are encoded as captions, by encode")
+
+    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
+        return template_features(self.scene, classes.names, self.templates)[None, :, None]
+
+
+class StandardViews(PipelineViews):
+    """One view, as CoOp trains on: random resized crop and horizontal flip."""
+
+    @dataclass(frozen=True)
+    class Options:
+        min_scale: Annotated[float, "smallest share of the picture that a crop keeps, 0 to 1"] = 0.08
+        flip: Annotated[float, "probability of a horizontal flip"] = 0.5
+
+    def pipelines(self) -> "Mapping[str, Sequence[albumentations.BasicTransform]]":
+        return {"image": self.crop_and_flip(self.options.min_scale, self.options.flip)}
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy of the logits of the "image" view."""
+
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(outputs.logits, outputs.label)}
+
+
+def load_tiny(weights: str) -> Backbone:
+    """A random CLIP with a few thousand parameters besides its vocabulary, for tests and for trying things out."""
+    from promptkit.backbones import tiny
+
+    return tiny.load_tiny(weights)
+
+
+@hookimpl
+def register_backbones(register: RegisterBackbone) -> None:
+    register("tiny", load_tiny)
+
+
+@hookimpl
+def register_prompts(register: RegisterPrompts) -> None:
+    register("template", TemplatePrompts)
+
+
+@hookimpl
+def register_projectors(register: RegisterProjector) -> None:
+    register("identity", Projector)
+
+
+@hookimpl
+def register_views(register: RegisterViews) -> None:
+    register("standard", StandardViews)
+
+
+@hookimpl
+def register_losses(register: RegisterLoss) -> None:
+    register("cross-entropy", CrossEntropy)
+
+
+@hookimpl
+def register_recipes(register: RegisterRecipe) -> None:
+    register(
+        "zeroshot",
+        Recipe(
+            summary="CLIP itself with hand-made prompts; nothing to train",
+            prompts="template",
+            settings={"train.epochs": 0},
+            paper="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021",
+        ),
+    )

@@ -1,0 +1,69 @@
+"""The command line. Nothing here imports torch or loads a plugin; the commands do, when they run."""
+
+import logging
+import os
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from promptkit.cli import evaluate, plugins, train
+from promptkit.errors import PromptkitError
+
+app = typer.Typer(
+    help="Train and evaluate CLIP prompt learners on your own pictures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("train", no_args_is_help=True)(train.train)
+app.command("eval", no_args_is_help=True)(evaluate.evaluate)
+app.command("list")(plugins.list_)
+app.command("show", no_args_is_help=True)(plugins.show)
+
+INTERRUPTED = 130
+"""The shell's exit status of a program that Ctrl-C ended."""
+
+
+def main() -> None:
+    """Run a command; whatever goes wrong becomes one message, and a trace only with --debug."""
+    debug = "--debug" in sys.argv[1:]
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    _log_to(errors, debug)
+    try:
+        # click would turn Ctrl-C into an "Aborted!" that says nothing of what was kept.
+        status = app(standalone_mode=True)
+    except PromptkitError as error:
+        if debug:
+            errors.print_exception()
+        errors.print(f"[red bold]error:[/] {escape(error.message)}")
+        if error.hint:
+            errors.print(f"[bold]hint:[/]  {escape(error.hint)}")
+        status = 2
+    except BrokenPipeError:
+        # The reader, such as head, has gone; Python must not trip over it again while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(f"[red bold]error:[/] unexpected {type(error).__name__}: {escape(str(error))}")
+        errors.print("[bold]hint:[/]  --debug shows where; please report it")
+        status = 1
+    sys.exit(status)
+
+
+def _log_to(console: Console, debug: bool) -> None:
+    """Everything promptkit logs goes to stderr, a line each, warnings marked."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            mark = "[yellow bold]warning:[/] " if record.levelno >= logging.WARNING else ""
+            console.print(f"{mark}{escape(record.getMessage())}")
+
+    log = logging.getLogger("promptkit")
+    log.handlers = [Handler()]
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.propagate = False

@@ -1,0 +1,113 @@
+"""`promptkit eval`"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptkit.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from promptkit.evaluation.evaluate import Evaluation
+
+
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that promptkit train made.", metavar="RUN...")],
+    data: options.Data = None,
+    domains: options.Domains = None,
+    classes: options.Classes = None,
+    split: Annotated[
+        str, typer.Option(help="test, val, train or all. Without given splits, 30 % of the pictures are drawn to test.")
+    ] = "test",
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here as well.", show_default=False)
+    ] = None,
+    strict: options.Strict = False,
+    debug: options.Debug = False,
+) -> None:
+    """Evaluate runs on every domain, side by side.
+
+    Learners are asked for the classes of the data, so classes that none of them was trained on work.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from promptkit.cli.plugins import warn_broken
+    from promptkit.evaluation import evaluate as evaluation
+    from promptkit.evaluation.runs import open_runs
+    from promptkit.registry import installed
+    from promptkit.training.run import warn_unreadable
+
+    warn_broken(installed())
+    opened = open_runs(
+        runs,
+        data=str(data) if data else None,
+        domains=domains,
+        classes=classes,
+        split=split,
+        backbone=backbone,
+        weights=weights,
+        device=device or "auto",
+    )
+    console = Console(highlight=False)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("evaluating", total=len(opened.dataset.items))
+        found = evaluation.evaluate(
+            opened.learners,
+            opened.dataset,
+            batch_size=batch_size,
+            workers=None if workers in (None, -1) else workers,
+            strict=strict,
+            on_batch=lambda pictures: progress.advance(task, pictures),
+        )
+    warn_unreadable(found.unreadable)
+    console.print(_table(found, f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes"))
+    if json_:
+        _write_json(json_, found)
+
+
+def _table(found: "Evaluation", title: str) -> "Table":
+    """A row per domain, then the mean and the worst over domains; accuracy and macro accuracy for each run."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("domain")
+    for name in found.scores:
+        table.add_column(f"{name}\naccuracy", justify="right")
+        table.add_column("\nmacro", justify="right")
+    table.add_column("\nn", justify="right")
+    by_run = list(found.scores.values())
+    domains = list(by_run[0])
+    for domain in domains:
+        cells = [f"{100 * x:.1f}" for scores in by_run for x in (scores[domain].accuracy, scores[domain].macro_accuracy)]
+        table.add_row(domain, *cells, str(by_run[0][domain].n), end_section=domain == domains[-1])
+    if len(domains) > 1:
+        for label, combine in (("mean", lambda values: sum(values) / len(values)), ("worst", min)):
+            cells = [
+                f"{100 * combine([getattr(scores[domain], figure) for domain in domains]):.1f}"
+                for scores in by_run
+                for figure in ("accuracy", "macro_accuracy")
+            ]
+            table.add_row(label, *cells, "")
+    return table
+
+
+def _write_json(path: Path, found: "Evaluation") -> None:
+    import json
+    from dataclasses import asdict
+
+    from promptkit.errors import OutputError
+
+    figures = {run: {domain: asdict(score) for domain, score in scores.items()} for run, scores in found.scores.items()}
+    content = {"runs": figures, "unreadable": [str(picture.path) for picture in found.unreadable]}
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}") from None

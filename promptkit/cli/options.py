@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of pictures: class/picture, split/class/picture, domain/class/picture, "
+        "domain/split/class/picture; or a .csv or .jsonl manifest.",
+        show_default=False,
+    ),
+]
+Domains = Annotated[str | None, typer.Option(help="Comma-separated; all of them by default.", show_default=False)]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="all, base (first half), new (second half), or a file with one name a line.", show_default=False),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        help="An open_clip architecture, local-dir:PATH, hf-hub:ORG/REPO, or a plugin's. ViT-B-16 by default.",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="An open_clip pretrained tag, a weights file, or none (random). openai by default.", show_default=False
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that prepare pictures; -1 chooses.", show_default=False, min=-1)
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at an unreadable picture instead of counting it.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show traces and debug lines.")]

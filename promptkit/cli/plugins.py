@@ -1,0 +1,92 @@
+"""`promptkit list` and `promptkit show`"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptkit.cli import options
+from promptkit.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from promptkit.registry import Entry, Registry
+
+
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="recipe, prompts, projector, views, loss or backbone; all by default.", show_default=False),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """List what the core and the installed plugins offer."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from promptkit.registry import KINDS, installed
+
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError("kind", kind, KINDS)
+    registry = installed()
+    table = Table("kind", "name", "what it is", "from", box=None, title_justify="left")
+    for entry in registry:
+        if kind in (None, entry.kind):
+            table.add_row(entry.kind, entry.name, entry.summary, f"{entry.package} {entry.version}")
+    Console(highlight=False).print(table)
+    warn_broken(registry)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe or component, such as gopro.")],
+    debug: options.Debug = False,
+) -> None:
+    """Show a recipe's slots and settings, or a component's options."""
+    from rich.console import Console
+
+    from promptkit.registry import KINDS, installed
+
+    registry = installed()
+    warn_broken(registry)
+    found = [registry.entries[kind][name] for kind in KINDS if name in registry.entries[kind]]
+    if not found:
+        everything = {entry.name for entry in registry}
+        if name not in everything:
+            registry.entry("recipe", name)
+    console = Console(highlight=False)
+    for entry in found:
+        _show_entry(console, registry, entry)
+
+
+def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> None:  # type: ignore[name-defined]  # noqa: F821
+    from rich.markup import escape
+    from rich.table import Table
+
+    from promptkit.config import COMPONENT_SLOTS, option_fields, resolve
+
+    console.print(f"[bold]{entry.kind} {entry.name}[/]  {escape(entry.summary)}  ({entry.package} {entry.version})")
+    if entry.kind == "recipe":
+        if entry.value.paper:
+            console.print(f"paper: {escape(entry.value.paper)}")
+        config = resolve(registry, entry.name)
+        table = Table("setting", "value", box=None)
+        for slot, values in config.to_tables().items():
+            if isinstance(values, dict):
+                for key, value in values.items():
+                    setting = slot if key == "name" and slot in COMPONENT_SLOTS else f"{slot}.{key}"
+                    table.add_row(setting, escape(str(value)))
+        console.print(table)
+    elif hasattr(entry.value, "Options") and (fields := option_fields(entry.value.Options)):
+        table = Table("option", "type", "default", "help", box=None)
+        for option in fields:
+            table.add_row(option.name, escape(option.type_name), escape(str(option.default)), escape(option.help))
+        console.print(table)
+    console.print()
+
+
+def warn_broken(registry: "Registry") -> None:
+    """One warning for each plugin that could not be loaded; its trace with --debug."""
+    import logging
+
+    log = logging.getLogger("promptkit")
+    for plugin in registry.broken:
+        log.warning("plugin %s failed to load: %s", plugin.package, plugin.cause)
+        log.debug(plugin.trace)

@@ -1,0 +1,103 @@
+"""`promptkit train`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptkit.cli import options
+from promptkit.errors import ConfigError
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="gopro, coop, cocoop, zeroshot, ...: see promptkit list.", show_default=False)
+    ] = None,
+    data: options.Data = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the run; runs/RECIPE by default.", show_default=False)
+    ] = None,
+    domains: options.Domains = None,
+    classes: options.Classes = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Training pictures per class and domain; 0: all.", show_default=False, min=0)
+    ] = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    epochs: Annotated[int | None, typer.Option(show_default=False, min=0)] = None,
+    batch_size: Annotated[int | None, typer.Option(show_default=False, min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bf16.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of shots, order, views and initial values.", show_default=False, min=0)
+    ] = None,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SLOT.FIELD=VALUE",
+            help="Any setting (prompts.n_ctx=8), or another component for a slot (prompts=coop). Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A run file, such as the run.toml of a run to repeat.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    strict: options.Strict = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a learner on a folder of pictures.
+
+    What a setting is comes from the recipe, then the run file, then --set and the options here.
+    """
+    from rich.console import Console
+
+    from promptkit.cli.plugins import warn_broken
+    from promptkit.config import read_run_file, resolve
+    from promptkit.registry import installed
+    from promptkit.training.run import Run
+
+    tables = read_run_file(config) if config else {}
+    recipe = recipe or tables.get("recipe")
+    if recipe is None:
+        raise ConfigError("no recipe to train", "such as: promptkit train gopro --data PATH")
+    if tables and tables["recipe"] != recipe:
+        raise ConfigError(f"{config} is a run of {tables['recipe']!r}, not of {recipe!r}", "leave one of the two out")
+    flags = {
+        "data.path": str(data) if data else None,
+        "data.domains": domains,
+        "data.classes": classes,
+        "data.shots": shots,
+        "data.strict": strict or None,
+        "backbone.name": backbone,
+        "backbone.weights": weights,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.precision": precision,
+        "train.seed": seed,
+        "train.device": device,
+        "train.workers": workers,
+    }
+    registry = installed()
+    warn_broken(registry)
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings = resolve(registry, recipe, tables, set_ or [], given)
+
+    console = Console(highlight=False)
+    out = out or Path("runs") / recipe
+    run = Run(settings, out, force)
+    console.print(
+        f"{recipe} on {run.backbone.name} ({run.backbone.weights}), {len(run.dataset.classnames)} classes, "
+        f"{len(run.batches.pictures)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}"
+    )
+    try:
+        run.train(console)
+    except KeyboardInterrupt:
+        kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
+        console.print(f"stopped; {kept}")
+        raise typer.Exit(130) from None
+    console.print(f"saved {out}; next: promptkit eval {out} --data {settings.data.path}")

@@ -1,0 +1,227 @@
+"""The components a learner is made of: base classes with defaults, for plugins to subclass.
+
+Each is built as `cls(options, scene)` (views: `cls(options, image_spec)`). Its options are a frozen dataclass nested
+in the class, the one place where defaults and help live:
+
+    class MyPrompts(PromptGenerator):
+        @dataclass(frozen=True)
+        class Options:
+            n_ctx: Annotated[int, "context tokens"] = 4
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from promptkit.backbones.base import Backbone, ImageSpec, Position, Taps
+from promptkit.errors import ConfigError
+from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts
+
+if TYPE_CHECKING:
+    import albumentations
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a component may look at while it is built: the frozen backbone and the classes to train on."""
+
+    backbone: Backbone
+    classnames: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For components without settings."""
+
+
+class PromptGenerator(nn.Module, ABC):
+    """Makes context vectors for the text tower, and optionally prompts for the image tower."""
+
+    Options: ClassVar[type] = NoOptions
+    conditional: ClassVar[bool] = False
+    """Does `text` look at the image? If not, text features are computed once per step and once per evaluation."""
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        super().__init__()
+        self.options = options
+        self.scene = scene
+
+    @property
+    def class_specific(self) -> bool:
+        """Has each training class its own context? Then no other class can be asked about."""
+        return False
+
+    def taps(self) -> Taps | None:
+        """Which vision blocks `text` reads, and how each one's tokens are reduced."""
+        return None
+
+    def vision(self) -> Float[Tensor, "J #B M V"] | None:
+        """Prompts for the first J blocks of the image tower, or None."""
+        return None
+
+    @abstractmethod
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        """Tokenise class names with as many open places as `text` has context tokens."""
+
+    @abstractmethod
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        """The contexts. `features` is None only where nothing is conditional and no image was seen."""
+
+    def encode(
+        self, features: ImageFeatures | None, classes: ClassTokens
+    ) -> Float[Tensor, "#B C K D"]:
+        """Unit-norm text features; override it when they don't come from context vectors."""
+        return self.scene.backbone.encode_text(self.text(features), classes)
+
+
+class ContextPrompts(PromptGenerator):
+    """A generator with one learned context `ctx` of M tokens in front of (or around) the class name.
+
+    Its options need `n_ctx`, `ctx_init` and may have `position`, `class_specific` and `n_prompts`.
+    """
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        super().__init__(options, scene)
+        rows = len(scene.classnames) if self.class_specific else 1
+        self.ctx = context_parameter(
+            scene.backbone, options.n_ctx, options.ctx_init, rows, getattr(options, "n_prompts", 1)
+        )
+
+    @property
+    def class_specific(self) -> bool:
+        return bool(getattr(self.options, "class_specific", False))
+
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        position: Position = getattr(self.options, "position", "end")
+        return self.scene.backbone.class_tokens(names, self.ctx.shape[-2], position)
+
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        return TextPrompts(self.ctx[None])
+
+
+def context_parameter(
+    backbone: Backbone, n_ctx: int, words: str = "", classes: int = 1, prompts: int = 1
+) -> nn.Parameter:
+    """Learnable context vectors (C K M W) that start from words, or from noise of deviation 0.02 where there are none.
+
+    As in CoOp (`trainers/coop.py`, `PromptLearner`), words set the number of tokens. Several prompts that start from the
+    same words would stay equal for ever, so all but the first are jittered.
+
+    Raises ConfigError when n_ctx is not positive, or the words make no token.
+    """
+    if words:
+        start = backbone.embed_words(words)
+        if not len(start):
+            raise ConfigError(f"ctx_init={words!r} has no token in it")
+        context = start.expand(classes, prompts, -1, -1).clone()
+        context[:, 1:] += 0.02 * torch.randn_like(context[:, 1:])
+        return nn.Parameter(context)
+    if n_ctx < 1:
+        raise ConfigError(f"n_ctx={n_ctx}: a prompt needs at least one context token")
+    return nn.Parameter(0.02 * torch.randn(classes, prompts, n_ctx, backbone.text_width))
+
+
+class Projector(nn.Module):
+    """Maps features of both towers to the space they are compared in. The base class is the identity."""
+
+    Options: ClassVar[type] = NoOptions
+    for_logits: ClassVar[bool] = True
+    """Are the logits computed from projected features? If not, only losses see them."""
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        super().__init__()
+        self.options = options
+        self.scene = scene
+
+    def image(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        return features
+
+    def text(self, features: Float[Tensor, "#B C K D"]) -> Float[Tensor, "#B C K E"]:
+        return features
+
+
+class Views(ABC):
+    """Makes the views of one picture. Runs in the data workers, so it has to pickle.
+
+    All randomness comes from the generator that it is handed, which depends on seed, epoch and picture alone: the
+    number of workers changes nothing.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    names: ClassVar[tuple[str, ...]] = ("image",)
+    """What `__call__` returns; "image" is always among them."""
+
+    def __init__(self, options: Any, image: ImageSpec) -> None:
+        self.options = options
+        self.image = image
+
+    @abstractmethod
+    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """From an RGB picture (H W 3, uint8) to one float32 array (3 H W) per name, normalised by the spec."""
+
+
+class PipelineViews(Views):
+    """Views that are albumentations pipelines, one for each name."""
+
+    def __init__(self, options: Any, image: ImageSpec) -> None:
+        super().__init__(options, image)
+        import albumentations as A
+
+        self._composed = {
+            name: A.Compose([*transforms, A.Normalize(image.mean, image.std)])
+            for name, transforms in self.pipelines().items()
+        }
+
+    @abstractmethod
+    def pipelines(self) -> "Mapping[str, Sequence[albumentations.BasicTransform]]":
+        """From an RGB picture (H W 3, uint8) to one of the spec's size, per name. Normalisation is added."""
+
+    def crop_and_flip(self, min_scale: float = 0.08, flip: float = 0.5) -> "list[albumentations.BasicTransform]":
+        """Random resized crop (bicubic up, area-averaged down) and horizontal flip: how most pipelines begin."""
+        import albumentations as A
+        import cv2
+
+        return [
+            A.RandomResizedCrop(
+                self.image.size,
+                scale=(min_scale, 1.0),
+                interpolation=cv2.INTER_CUBIC,
+                area_for_downscale="image",
+            ),
+            A.HorizontalFlip(p=flip),
+        ]
+
+    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        python_rng = random.Random(int(rng.integers(2**63)))
+        views = {}
+        for name, composed in self._composed.items():
+            composed.set_random_state(rng, python_rng)
+            views[name] = np.ascontiguousarray(composed(image=picture)["image"].transpose(2, 0, 1))
+        return views
+
+
+class Loss(nn.Module, ABC):
+    """Turns outputs into named, already weighted scalar terms; the training loss is their sum."""
+
+    Options: ClassVar[type] = NoOptions
+    views: ClassVar[tuple[str, ...]] = ("image",)
+    """The views it reads, checked when the learner is built."""
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        super().__init__()
+        self.options = options
+        self.scene = scene
+
+    def templates(self) -> Sequence[str]:
+        """Prompts with one `{}` for a zero-shot teacher; where there are none, `Outputs.teacher` stays None."""
+        return ()
+
+    @abstractmethod
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]: ...

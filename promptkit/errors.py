@@ -1,0 +1,66 @@
+"""Everything promptkit raises on purpose.
+
+PromptkitError                a message, and at most one hint: the next step
+├── UnknownNameError          a recipe, component, slot, option or class that nobody offers
+├── ConfigError               a setting of the wrong type, or settings that contradict each other
+├── PluginError               a plugin that breaks its contract
+├── BackboneError             weights that can't be had, a tower that prompts can't be spliced into
+├── DataError                 a folder, manifest or picture that can't be used
+├── CheckpointError           a run that is missing, damaged, or made for another backbone
+├── OutputError               a place that can't be written
+└── TrainingError             a run that can't go on, such as a loss that is not finite
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PromptkitError(Exception):
+    """What went wrong, in words for the person who typed the command.
+
+    `message` says what was typed and what was expected; `hint` is one next step.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UnknownNameError(PromptkitError):
+    """A name that nobody offers; the message carries the nearest one that exists."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        nearest = get_close_matches(name, known, n=1)
+        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        listing = f"known: {', '.join(known)}" if known else ""
+        super().__init__(f"no {kind} named {name!r}{suggestion}", hint or listing)
+
+
+class ConfigError(PromptkitError):
+    pass
+
+
+class PluginError(PromptkitError):
+    pass
+
+
+class BackboneError(PromptkitError):
+    pass
+
+
+class DataError(PromptkitError):
+    pass
+
+
+class CheckpointError(PromptkitError):
+    pass
+
+
+class OutputError(PromptkitError):
+    pass
+
+
+class TrainingError(PromptkitError):
+    pass

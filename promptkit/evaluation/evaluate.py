@@ -1,0 +1,113 @@
+"""Evaluate several learners on the same pictures: each picture is read once and each image tower runs once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from promptkit.data.layouts import Dataset
+from promptkit.data.loading import Loader, Unreadable, eval_loader
+from promptkit.errors import DataError
+from promptkit.evaluation.metrics import accuracy, macro_accuracy
+from promptkit.learner import Learner
+from promptkit.tensors import ImageFeatures
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one learner on one domain: fractions between 0 and 1, over n pictures."""
+
+    accuracy: float
+    macro_accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by learner and domain ("all" where the data has no domains), and the pictures that could not be read."""
+
+    scores: Mapping[str, Mapping[str, Scores]]
+    unreadable: Sequence[Unreadable]
+
+
+def evaluate(
+    learners: Mapping[str, Learner],
+    dataset: Dataset,
+    batch_size: int = 64,
+    workers: int | None = None,
+    strict: bool = False,
+    on_batch: Callable[[int], None] = lambda pictures: None,
+) -> Evaluation:
+    """Classify every picture of the data set with every learner, in the classes that the learners are set to.
+
+    All learners need the same image spec. `on_batch` hears how many pictures were done. Raises DataError when no picture
+    of a domain is readable, or with `strict` at the first that is not.
+    """
+    image = next(iter(learners.values())).scene.backbone.image
+    loader = eval_loader(dataset.items, image, batch_size=batch_size, workers=workers, strict=strict)
+    predicted, index, unreadable = _predict_all(list(learners.values()), loader, on_batch)
+
+    label = torch.tensor([dataset.items[i].label for i in index])
+    where: dict[str, list[int]] = {domain: [] for domain in dataset.domains or ("all",)}
+    for row, i in enumerate(index):
+        where[dataset.items[i].domain or "all"].append(row)
+    empty = [domain for domain, rows in where.items() if not rows]
+    if empty:
+        raise DataError(f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split")
+    scores = {
+        name: {
+            domain: Scores(accuracy(guess[rows], label[rows]), macro_accuracy(guess[rows], label[rows]), len(rows))
+            for domain, rows in where.items()
+        }
+        for name, guess in zip(learners, predicted, strict=True)
+    }
+    return Evaluation(scores, unreadable)
+
+
+def _predict_all(
+    learners: Sequence[Learner], loader: Loader, on_batch: Callable[[int], None]
+) -> tuple[list[Tensor], list[int], list[Unreadable]]:
+    """The predicted labels of each learner, the items they belong to, and what was unreadable."""
+    guesses: list[list[Tensor]] = [[] for _ in learners]
+    index: list[int] = []
+    unreadable: list[Unreadable] = []
+    for loaded in loader:
+        unreadable += loaded.unreadable
+        on_batch(len(loaded.index) + len(loaded.unreadable))
+        if loaded.batch is None:
+            continue
+        index += loaded.index.tolist()
+        for guess, logits in zip(guesses, predict_together(learners, loaded.batch.views["image"]), strict=True):
+            guess.append(logits.argmax(1).cpu())
+    return [torch.cat(guess) if guess else torch.empty(0, dtype=torch.long) for guess in guesses], index, unreadable
+
+
+@torch.no_grad()
+def predict_together(learners: Sequence[Learner], pixels: Float[Tensor, "B 3 H Wd"]) -> list[Float[Tensor, "B C"]]:
+    """`Learner.predict` of each; an image pass of the frozen tower serves every learner that needs no more than it saw."""
+    passes: list[tuple[Learner, ImageFeatures]] = []
+    logits: dict[int, Tensor] = {}
+    for learner in sorted(learners, key=_demand, reverse=True):
+        features = next((seen for other, seen in passes if _serves(other, learner)), None)
+        if features is None:
+            features = learner.encode_image(pixels.to(learner.scene.backbone.logit_scale.device, non_blocking=True))
+            passes.append((learner, features))
+        logits[id(learner)] = learner.predict_features(features)
+    return [logits[id(learner)] for learner in learners]
+
+
+def _demand(learner: Learner) -> int:
+    return (learner.prompts.taps() is not None) + learner.reads_patches
+
+
+def _serves(seen: Learner, learner: Learner) -> bool:
+    """Does what `seen` read of the image tower hold all that `learner` reads?"""
+    return (
+        seen.scene.backbone is learner.scene.backbone
+        and seen.prompts.vision() is None
+        and learner.prompts.vision() is None
+        and learner.prompts.taps() in (None, seen.prompts.taps())
+        and seen.reads_patches >= learner.reads_patches
+    )

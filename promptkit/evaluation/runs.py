@@ -1,0 +1,79 @@
+"""Open finished runs on one data set, to be evaluated side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptkit.backbones.base import Backbone
+from promptkit.build import load_backbone, pick_device
+from promptkit.config import BackboneSettings
+from promptkit.data.layouts import Dataset, read_dataset
+from promptkit.data.splits import class_subset, subset
+from promptkit.data.splits import split as draw_split
+from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.learner import Learner
+from promptkit.registry import installed
+from promptkit.training.checkpoint import restore, run_config
+
+SPLITS = ("test", "val", "train", "all")
+
+
+@dataclass(frozen=True)
+class OpenedRuns:
+    """Learners by the name of their run, set to the classes of the data, and the pictures to evaluate on."""
+
+    learners: dict[str, Learner]
+    dataset: Dataset
+    path: str
+
+
+def open_runs(
+    runs: Sequence[Path],
+    *,
+    data: str | None = None,
+    domains: str | None = None,
+    classes: str | None = None,
+    split: str = "test",
+    backbone: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> OpenedRuns:
+    """What is not given is taken from the first run: its data path, and its split seed.
+
+    Runs of the same backbone share one. Raises ConfigError when the runs can't be compared on one set of pictures, and
+    what reading data, backbones and checkpoints raises.
+    """
+    if split not in SPLITS:
+        raise UnknownNameError("split", split, SPLITS)
+    moved = {"backbone.name": backbone, "backbone.weights": weights}
+    flags = {key: value for key, value in moved.items() if value is not None}
+    configs = {run: run_config(run, flags) for run in runs}
+
+    seeds = {config.data.split_seed for config in configs.values()}
+    if len(seeds) > 1:
+        raise ConfigError(
+            f"the runs drew their test pictures with different data.split_seed: {', '.join(map(str, sorted(seeds)))}",
+            "evaluate runs of one split_seed at a time",
+        )
+    path = data or configs[runs[0]].data.path
+    wanted = [name.strip() for name in (domains or "").split(",") if name.strip()]
+    dataset = read_dataset(Path(path), wanted)
+    if split != "all":
+        dataset = subset(draw_split(dataset, seeds.pop()), split)
+    dataset = class_subset(dataset, classes or "all")
+
+    registry, where = installed(), pick_device(device)
+    backbones: dict[BackboneSettings, Backbone] = {}
+    learners: dict[str, Learner] = {}
+    for run, config in configs.items():
+        if config.backbone not in backbones:
+            backbones[config.backbone] = load_backbone(config.backbone, registry).to(where)
+        learners[_name(run, runs)] = restore(run, config, backbones[config.backbone], dataset.classnames)
+    if len({learner.scene.backbone.image for learner in learners.values()}) > 1:
+        raise ConfigError("the runs' backbones want their pictures prepared differently", "evaluate them one at a time")
+    return OpenedRuns(learners, dataset, path)
+
+
+def _name(run: Path, runs: Sequence[Path]) -> str:
+    """The folder's name where that is unambiguous."""
+    return run.name if [other.name for other in runs].count(run.name) == 1 and run.name else str(run)

@@ -1,0 +1,103 @@
+"""The six hooks of a plugin.
+
+A plugin is a module that an entry point of the group `promptkit` names. It implements the hooks it needs; each is handed
+`register` and calls it once for everything it offers. Hooks are for discovery alone: once a run is built, none is called.
+
+    from promptkit import hookimpl
+
+    @hookimpl
+    def register_losses(register):
+        register("focal", FocalLoss)
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from promptkit.backbones.base import Backbone
+    from promptkit.components import Loss, Projector, PromptGenerator, Views
+    from promptkit.learner import Recipe
+
+PROJECT = "promptkit"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class BackboneLoader(Protocol):
+    """Loads a frozen CLIP. `weights` is what the user gave for --weights."""
+
+    def __call__(self, weights: str) -> "Backbone": ...
+
+
+class RegisterBackbone(Protocol):
+    def __call__(self, name: str, loader: BackboneLoader) -> None: ...
+
+
+class RegisterPrompts(Protocol):
+    def __call__(self, name: str, component: "type[PromptGenerator]") -> None: ...
+
+
+class RegisterProjector(Protocol):
+    def __call__(self, name: str, component: "type[Projector]") -> None: ...
+
+
+class RegisterViews(Protocol):
+    def __call__(self, name: str, component: "type[Views]") -> None: ...
+
+
+class RegisterLoss(Protocol):
+    def __call__(self, name: str, component: "type[Loss]") -> None: ...
+
+
+class RegisterRecipe(Protocol):
+    def __call__(self, name: str, recipe: "Recipe") -> None: ...
+
+
+@hookspec
+def register_backbones(register: RegisterBackbone) -> None:
+    """Offer frozen CLIP models under names of their own. Names nobody registers go to open_clip.
+
+    :param register: called as `register(name, loader)`, the first line of the loader's docstring being its summary.
+    """
+
+
+@hookspec
+def register_prompts(register: RegisterPrompts) -> None:
+    """Offer prompt generators.
+
+    :param register: called as `register(name, cls)`, the first line of the class's docstring being its summary.
+    """
+
+
+@hookspec
+def register_projectors(register: RegisterProjector) -> None:
+    """Offer projectors, which map features of both towers to the space they are compared in.
+
+    :param register: called as `register(name, cls)`.
+    """
+
+
+@hookspec
+def register_views(register: RegisterViews) -> None:
+    """Offer augmentation pipelines that make the views of a picture.
+
+    :param register: called as `register(name, cls)`.
+    """
+
+
+@hookspec
+def register_losses(register: RegisterLoss) -> None:
+    """Offer losses.
+
+    :param register: called as `register(name, cls)`.
+    """
+
+
+@hookspec
+def register_recipes(register: RegisterRecipe) -> None:
+    """Offer recipes: a learner by the names of its components, with the settings it was published with.
+
+    :param register: called as `register(name, recipe)`.
+    """

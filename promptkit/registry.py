@@ -1,0 +1,188 @@
+"""Finds the installed plugins and keeps what they offer, by kind and name.
+
+A plugin that can't be imported, misspells a hook, offers something of the wrong kind or clashes with a name is left out
+as a whole and listed in `Registry.broken`; everything else works.
+"""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points, version
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from promptkit import builtins, hooks
+from promptkit.components import Loss, Projector, PromptGenerator, Views
+from promptkit.errors import PluginError, UnknownNameError
+from promptkit.learner import Recipe
+
+KINDS: dict[str, str] = {
+    "recipe": "register_recipes",
+    "prompts": "register_prompts",
+    "projector": "register_projectors",
+    "views": "register_views",
+    "loss": "register_losses",
+    "backbone": "register_backbones",
+}
+"""Every kind of thing a plugin can offer, and its hook."""
+
+PUBLISHED = {
+    "coop": "promptkit-coop",
+    "cocoop": "promptkit-coop",
+    "gopro": "promptkit-gopro",
+    "gopro-reference": "promptkit-gopro",
+}
+"""Names people ask for before they have installed the package that offers them."""
+
+_BASES: dict[str, type] = {"prompts": PromptGenerator, "projector": Projector, "views": Views, "loss": Loss}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that a plugin offers."""
+
+    kind: str
+    name: str
+    value: Any
+    package: str
+    version: str
+
+    @property
+    def summary(self) -> str:
+        if isinstance(self.value, Recipe):
+            return self.value.summary
+        return (self.value.__doc__ or "").strip().partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    package: str
+    cause: str
+    trace: str
+
+
+@dataclass
+class Registry:
+    """What is installed. `get` looks a name up; `broken` says which plugins were left out and why."""
+
+    entries: dict[str, dict[str, Entry]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    broken: list[BrokenPlugin] = field(default_factory=list)
+
+    def get(self, kind: str, name: str) -> Any:
+        """What is registered under a name. Raises UnknownNameError with the nearest one."""
+        return self.entry(kind, name).value
+
+    def entry(self, kind: str, name: str) -> Entry:
+        known = self.entries[kind]
+        if name in known:
+            return known[name]
+        package = PUBLISHED.get(name)
+        hint = f"installed: {', '.join(sorted(known))}"
+        if package and kind in ("recipe", "prompts", "loss", "projector", "views"):
+            hint = f"{name!r} comes with {package}: pip install {package}"
+        if self.broken:
+            count = "One plugin" if len(self.broken) == 1 else f"{len(self.broken)} plugins"
+            causes = "; ".join(f"{plugin.package} ({plugin.cause})" for plugin in self.broken)
+            hint += f". {count} failed to load: {causes}"
+        raise UnknownNameError(kind, name, known, hint)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for kind in KINDS:
+            yield from sorted(self.entries[kind].values(), key=lambda entry: entry.name)
+
+    def load(self, find: Callable[[], ModuleType], package: str, package_version: str) -> None:
+        """Import one plugin and take in all it offers, or nothing and a line in `broken`."""
+        try:
+            offered = list(_offers(find(), package, package_version))
+            taken = {kind: dict(known) for kind, known in self.entries.items()}
+            for entry in offered:
+                other = taken[entry.kind].setdefault(entry.name, entry)
+                if other is not entry:
+                    raise PluginError(
+                        f"{entry.kind} {entry.name!r} is offered by {entry.package} and by {other.package}; "
+                        f"{entry.package} is left out"
+                    )
+            self.entries = taken
+        except PluginError as error:
+            self.broken.append(BrokenPlugin(package, error.message, traceback.format_exc()))
+        except Exception as error:  # whatever a stranger's module raises must not take the others down
+            self.broken.append(BrokenPlugin(package, f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def _offers(plugin: ModuleType, package: str, package_version: str) -> Iterator[Entry]:
+    """Check a plugin's hooks, call them, check what they register. Raises PluginError."""
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    try:
+        manager.register(plugin, package)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"{error} (hooks: {', '.join(KINDS.values())})") from error
+    if not manager.get_hookcallers(plugin):
+        raise PluginError("no function in it is marked with @promptkit.hookimpl")
+    offered: list[Entry] = []
+    for kind, hook in KINDS.items():
+
+        def register(name: str, value: Any, kind: str = kind) -> None:
+            _check(kind, name, value)
+            offered.append(Entry(kind, name, value, package, package_version))
+
+        getattr(manager.hook, hook)(register=register)
+    yield from offered
+
+
+def _check(kind: str, name: str, value: Any) -> None:
+    base = _BASES.get(kind)
+    if base is not None and not (isinstance(value, type) and issubclass(value, base)):
+        raise PluginError(f"{kind} {name!r} is {value!r}, expected a subclass of {base.__name__}")
+    if kind == "recipe" and not isinstance(value, Recipe):
+        raise PluginError(f"recipe {name!r} is {value!r}, expected a promptkit.learner.Recipe")
+    if kind == "backbone" and not callable(value):
+        raise PluginError(f"backbone {name!r} is {value!r}, expected a function that takes weights")
+
+
+def discover() -> Registry:
+    """The core's own components, then every installed plugin, in the order of package names.
+
+    The environment variable PROMPTKIT_PLUGINS, a comma-separated list of packages or entry points, restricts which are
+    loaded; an empty one loads none.
+    """
+    registry = Registry()
+    registry.load(lambda: builtins, "promptkit", version("promptkit"))
+    for point in sorted(entry_points(group=hooks.PROJECT), key=lambda point: (_package(point), point.name)):
+        if _wanted(point):
+            registry.load(point.load, _package(point), point.dist.version if point.dist else "")
+    return registry
+
+
+_installed: list[Registry] = []
+
+
+def installed() -> Registry:
+    """The registry in use: `discover`, once per process, unless `using` has put another in its place."""
+    if not _installed:
+        _installed.append(discover())
+    return _installed[-1]
+
+
+@contextmanager
+def using(registry: Registry) -> Iterator[Registry]:
+    """Within the block, `installed` returns this registry."""
+    _installed.append(registry)
+    try:
+        yield registry
+    finally:
+        _installed.pop()
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _wanted(point: EntryPoint) -> bool:
+    wanted = os.environ.get("PROMPTKIT_PLUGINS")
+    return wanted is None or not {_package(point), point.name}.isdisjoint(name.strip() for name in wanted.split(","))

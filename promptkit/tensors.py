@@ -1,0 +1,103 @@
+"""What flows between the components.
+
+Axis letters, the same everywhere:
+
+    B  images                C  classes              K  prompts per class
+    M  context tokens        L  text length          P  patches
+    W  text width            V  vision width         D  joint width
+    E  projected width       T  tapped blocks        J  blocks that take deep prompts
+    N  tokens of a vision block                      #B  B or 1 (likewise #C)
+
+Shapes are jaxtyping annotations. The test suite executes them; at run time they cost nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What the image tower saw.
+
+    `taps` holds one tensor for each tapped block, first block first, as the generator's tap reduced it. It is a
+    tuple because the stages of a ResNet differ in width.
+    """
+
+    pooled: Float[Tensor, "B D"]
+    """Unit norm."""
+    patches: Float[Tensor, "B P D"] | None = None
+    """Unit norm, in the joint space; filled when the learner asks."""
+    taps: tuple[Float[Tensor, "B ..."], ...] = ()
+    views: tuple[str, ...] = ("image",)
+    """The views that are concatenated along B, all equally long."""
+
+    def split(self) -> dict[str, "ImageFeatures"]:
+        """The features of each view."""
+        n = len(self.views)
+        pooled = self.pooled.chunk(n)
+        patches = self.patches.chunk(n) if self.patches is not None else [None] * n
+        taps = [tap.chunk(n) for tap in self.taps]
+        return {
+            name: ImageFeatures(pooled[i], patches[i], tuple(tap[i] for tap in taps), (name,))
+            for i, name in enumerate(self.views)
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class TextPrompts:
+    """Context vectors for the text tower: one set per image or shared, one per class or shared."""
+
+    context: Float[Tensor, "#B #C K M W"]
+    deep: Float[Tensor, "J M W"] | None = None
+    """`deep[j]` replaces the context tokens at the input of block j + 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTokens:
+    """Class names as token ids with M places left open for context vectors, made by `Backbone.class_tokens`."""
+
+    names: tuple[str, ...]
+    ids: Int[Tensor, "C L"]
+    slots: Int[Tensor, "C M"]
+    """The position of each context token; what `ids` holds there is never read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pictures in several views. `views` maps a view's name to (B 3 H W); "image" is always there."""
+
+    views: Mapping[str, Float[Tensor, "B 3 H W"]]
+    label: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One view of the pictures, encoded: unit-norm features, and what the projector makes of them."""
+
+    image: Float[Tensor, "B D"]
+    text: Float[Tensor, "#B C K D"]
+    image_projected: Float[Tensor, "B E"]
+    text_projected: Float[Tensor, "#B C K E"]
+    patches: Float[Tensor, "B P D"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """Zero-shot CLIP on the "image" view, for losses that ask for it through `Loss.templates`."""
+
+    text: Float[Tensor, "C D"]
+    image: Float[Tensor, "B D"]
+    logits: Float[Tensor, "B C"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a loss may look at."""
+
+    logits: Float[Tensor, "B C"]
+    views: Mapping[str, View]
+    label: Int[Tensor, " B"]
+    teacher: Teacher | None = None

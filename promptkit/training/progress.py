@@ -1,0 +1,62 @@
+"""What a person sees while a run trains: bars on a terminal, plain lines elsewhere."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from promptkit.training.trainer import EpochResult
+
+
+class TrainingProgress:
+    """A context in which a run trains. `step` and `epoch` are told what happened."""
+
+    REFRESH = 10
+    """Reading a loss off a GPU waits for it, so the terms on the bar are read every so many steps."""
+
+    def __init__(self, console: Console, epochs: int, pictures: int) -> None:
+        self.console = console
+        self.epochs = epochs
+        self.steps = 0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} pictures"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[terms]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=epochs * pictures, rate="", terms="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def step(self, terms: Mapping[str, Tensor], pictures: int) -> None:
+        if not self.bar.disable and self.steps % self.REFRESH == 0:
+            shown = "  ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
+            speed = self.bar.tasks[0].speed
+            self.bar.update(self.task, terms=shown, rate=f"{speed:.1f} img/s" if speed else "")
+        self.steps += 1
+        self.bar.advance(self.task, pictures)
+
+    def epoch(self, result: EpochResult, val_accuracy: float | None) -> None:
+        """One line that stays."""
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in result.terms.items())
+        val = "" if val_accuracy is None else f"  val {100 * val_accuracy:.1f} %"
+        self.console.print(
+            f"epoch {result.epoch}/{self.epochs}  {terms}{val}  lr {result.lr:.2g}  "
+            f"{result.pictures / result.seconds:.1f} img/s",
+            highlight=False,
+        )

@@ -1,0 +1,147 @@
+"""One run from its configuration to its folder: read the data, build the learner, train, save after every epoch."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+import promptkit
+from promptkit.backbones.base import Backbone
+from promptkit.build import build_learner, build_views, load_backbone, pick_device
+from promptkit.config import DataSettings, RunConfig
+from promptkit.data.layouts import Dataset, read_dataset
+from promptkit.data.loading import Loader, Unreadable, train_loader
+from promptkit.data.splits import class_subset, few_shot, split, subset
+from promptkit.errors import ConfigError, DataError
+from promptkit.evaluation.evaluate import evaluate
+from promptkit.learner import Learner
+from promptkit.registry import Registry, installed
+from promptkit.training.checkpoint import Metadata, RunFolder
+from promptkit.training.progress import TrainingProgress
+from promptkit.training.trainer import EpochResult, fit
+
+log = logging.getLogger("promptkit")
+
+
+def training_data(settings: DataSettings, seed: int) -> Dataset:
+    """The data set of a run, with splits drawn, shots sampled and classes chosen, in that order.
+
+    Raises DataError and UnknownNameError for data that can't be trained on.
+    """
+    if not settings.path:
+        raise ConfigError("there is no data to train on", "say where it is with --data PATH")
+    domains = [name.strip() for name in settings.domains.split(",") if name.strip()]
+    dataset = split(read_dataset(Path(settings.path), domains), settings.split_seed)
+    log.info("%s: %s", settings.path, dataset.layout)
+    if settings.shots:
+        dataset, warnings = few_shot(dataset, settings.shots, seed)
+        for warning in warnings:
+            log.warning(warning)
+    return class_subset(dataset, settings.classes)
+
+
+class Run:
+    """A run that is ready to train. Building it checks everything that can be checked before the first step."""
+
+    def __init__(self, config: RunConfig, out: Path, force: bool = False, registry: Registry | None = None) -> None:
+        registry = registry or installed()
+        train = config.train
+        if train.epochs < 0 or train.batch_size < 1:
+            raise ConfigError(f"epochs={train.epochs}, batch_size={train.batch_size}: expected at least 0 and 1")
+        self.config = config
+        self.dataset = training_data(config.data, train.seed)
+        self.folder = RunFolder(out, force)
+        self.device = pick_device(train.device)
+        self.backbone: Backbone = load_backbone(config.backbone, registry).to(self.device)
+        self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
+        self.batches: Loader = train_loader(
+            subset(self.dataset, "train").items,
+            build_views(config, registry, self.backbone),
+            batch_size=train.batch_size,
+            seed=train.seed,
+            workers=None if train.workers < 0 else train.workers,
+            pin_memory=self.device.type == "cuda",
+            strict=config.data.strict,
+        )
+        self.val = subset(self.dataset, "val")
+        self.saved_epoch = 0
+        self.reported: set[Path] = set()
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.learner.parameters())
+
+    def train(self, console: Console) -> Metadata:
+        """Train to the end; what each epoch learned is saved before the next begins."""
+        epochs = self.config.train.epochs
+        self.folder.start(self.config)
+        if not epochs or not self.trained_parameters:
+            self.learner.eval()
+            return self._save(epochs, {})
+        metadata = None
+        with TrainingProgress(console, epochs, len(self.batches.pictures)) as progress:
+            for result in fit(self.learner, self.batches, self.config.train, progress.step):
+                self._report(result.unreadable)
+                val_accuracy = self._validate()
+                progress.epoch(result, val_accuracy)
+                metadata = self._save(result.epoch, self._log(result, val_accuracy))
+        assert metadata is not None
+        return metadata
+
+    def _validate(self) -> float | None:
+        """Accuracy over the val split, or None where there is none."""
+        if not self.val.items:
+            return None
+        try:
+            found = evaluate({"": self.learner}, subset(self.val), workers=0)
+        except DataError:
+            return None
+        self._report(found.unreadable)
+        scores = found.scores[""].values()
+        return sum(score.accuracy * score.n for score in scores) / sum(score.n for score in scores)
+
+    def _log(self, result: EpochResult, val_accuracy: float | None) -> dict[str, float]:
+        figures = {name: value for name, value in result.terms.items()}
+        if val_accuracy is not None:
+            figures["val_accuracy"] = val_accuracy
+        self.folder.log(
+            {
+                "epoch": result.epoch,
+                "lr": result.lr,
+                **figures,
+                "pictures": result.pictures,
+                "unreadable": len(result.unreadable),
+                "seconds": round(result.seconds, 3),
+            }
+        )
+        return figures
+
+    def _save(self, epoch: int, figures: dict[str, float]) -> Metadata:
+        metadata = Metadata(
+            recipe=self.config.recipe,
+            backbone=self.backbone.name,
+            fingerprint=self.backbone.fingerprint,
+            classnames=list(self.dataset.classnames),
+            epoch=epoch,
+            epochs=self.config.train.epochs,
+            version=promptkit.__version__,
+            figures=figures,
+        )
+        self.folder.save(self.learner, metadata)
+        self.saved_epoch = epoch
+        return metadata
+
+    def _report(self, unreadable: Sequence[Unreadable]) -> None:
+        fresh = [picture for picture in unreadable if picture.path not in self.reported]
+        self.reported |= {picture.path for picture in fresh}
+        warn_unreadable(fresh)
+
+
+def warn_unreadable(pictures: Sequence[Unreadable], listed: int = 5) -> None:
+    """One counted warning with the first few names."""
+    if pictures:
+        names = "; ".join(f"{picture.path} ({picture.reason})" for picture in pictures[:listed])
+        more = f"; and {len(pictures) - listed} more" if len(pictures) > listed else ""
+        count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+        log.warning("%s left out: %s%s", count, names, more)
