@@ -1,0 +1,309 @@
+"""What is on disk -> a Dataset: class folders, with or without domains and splits, or a manifest that lists pictures.
+
+Nothing is ever written into the data folder.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from promptkit.data.manifests import SPLITS, Row, read_manifest
+from promptkit.data.manifests import SUFFIXES as MANIFESTS
+from promptkit.errors import DataError, UnknownNameError
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
+)
+NAME_FILES = ("classnames.json", "classnames.txt")
+PATTERNS = (("class",), ("split", "class"), ("domain", "class"), ("domain", "split", "class"))
+
+
+def _pattern(kinds: tuple[str, ...]) -> str:
+    return "/".join(f"<{kind}>" for kind in kinds) + "/<image>"
+
+
+HELP = f"known layouts: {', '.join(map(_pattern, PATTERNS))}, or a manifest (*.csv, *.jsonl)"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture. `domain` is "" where the data has no domains, `split` None where it gives no splits."""
+
+    path: Path
+    label: int
+    domain: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with labels. `layout` is one line for people; `classnames[label]` is the name for prompts."""
+
+    root: Path
+    layout: str
+    classnames: tuple[str, ...]
+    domains: tuple[str, ...]
+    """Sorted; () where the data has none."""
+    items: tuple[Item, ...]
+    """Sorted by path, or in the order of the manifest."""
+    skipped: int
+    """Files that are no pictures, hidden ones included."""
+
+    def relative(self, item: Item) -> str:
+        """The path below the root with "/" between its parts; a picture from elsewhere keeps its whole path."""
+        return item.path.as_posix().removeprefix(self.root.as_posix() + "/")
+
+    def counts(self, split: str | None = None) -> tuple[int, ...]:
+        """Pictures per class, of one split or of all."""
+        counts = [0] * len(self.classnames)
+        for item in self.items:
+            counts[item.label] += split in (None, item.split)
+        return tuple(counts)
+
+    def fingerprint(self) -> str:
+        """A hash of the sorted relative paths and the file sizes (-1 for what is gone), wherever the root lies."""
+        lines = []
+        for item in self.items:
+            try:
+                size = item.path.stat().st_size
+            except OSError:
+                size = -1
+            lines.append(f"{self.relative(item)}\0{size}\n")
+        return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+
+
+def read_dataset(path: Path, domains: Sequence[str] = (), classes: Sequence[str] = ()) -> Dataset:
+    """Read a folder of pictures, or a manifest (*.csv, *.jsonl), keeping only the domains and classes that are named.
+
+    A class is named by its folder or by its name for prompts. Labels follow the sorted folder names, from 0. A folder
+    without class folders but with exactly one manifest is read through it.
+
+    Raises DataError when there is nothing to read, the layout is unclear, the domains differ in their classes or fewer
+    than two classes are left; UnknownNameError for a domain or class that the data doesn't have.
+    """
+    if os.path.isdir(path):  # unlike Path.is_dir, never raises
+        folders, skipped = _scan(path)
+        filled = sorted(parts for parts, names in folders.items() if names)
+        manifests = [file for file in path.glob("[!.]*") if file.suffix.lower() in MANIFESTS and file.is_file()]
+        class_folders = {parts[-1] for parts in filled if parts and parts[-1].lower() not in SPLITS}
+        if len(class_folders) < 2 and len(manifests) == 1:
+            return read_dataset(manifests[0], domains, classes)
+        if len(class_folders) < 2 and manifests:
+            listing = _listing({file.name for file in manifests})
+            raise DataError(f"{path} holds several manifests and no class folders", f"give one of {listing}")
+        kinds = _layout(path, filled)
+        rows = _folder_rows(path, kinds, {parts: folders[parts] for parts in filled})
+        empty = len(folders) - len(filled)
+        layout = _pattern(kinds) + (f", {_many(empty, 'folder')} without pictures" if empty else "")
+        return _dataset(path, path, rows, layout, skipped, domains, classes)
+    if not os.path.exists(path):
+        raise DataError(*_missing(path))
+    if path.suffix.lower() in MANIFESTS:
+        return _dataset(path.parent, path, read_manifest(path), path.name, 0, domains, classes)
+    kind = "a picture" if path.suffix.lower() in SUFFIXES else "neither a folder nor a manifest (*.csv, *.jsonl)"
+    raise DataError(f"{path} is {kind}", "give the folder that holds the class folders")
+
+
+def _missing(path: Path) -> tuple[str, str]:
+    gone = next(part for part in (*reversed(path.parents), path) if not os.path.exists(part))
+    siblings = os.listdir(gone.parent) if os.path.isdir(gone.parent) and os.access(gone.parent, os.R_OK) else []
+    nearest = get_close_matches(gone.name, siblings, n=1)
+    suggestion = f"; did you mean '{gone.parent / nearest[0]}'?" if nearest else ""
+    return f"no folder or manifest {path}{suggestion}", f"{gone.parent.resolve()} has no {gone.name!r}"
+
+
+def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int]:
+    """Folders that hold pictures or no folders, as their parts -> sorted picture names; how many files are no pictures.
+
+    A picture is known by its suffix: no file is looked at, which keeps ImageNet-sized trees quick.
+    """
+    folders: dict[tuple[str, ...], list[str]] = {}
+    skipped = 0
+
+    def visit(parts: tuple[str, ...], ancestors: frozenset[str]) -> None:
+        nonlocal skipped
+        pictures, inner = [], []
+        folder = os.path.join(root, *parts)
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        skipped += 1
+                    elif _is_dir(entry):
+                        inner.append(entry.name)
+                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                        pictures.append(entry.name)
+                    elif parts or entry.name not in NAME_FILES:
+                        skipped += 1
+        except OSError as error:
+            raise DataError(f"{folder} can't be read: {error.strerror}") from error
+        if pictures or (parts and not inner):
+            folders[parts] = sorted(pictures)
+        for name in sorted(inner):
+            real = os.path.realpath(os.path.join(folder, name))
+            # A link to a folder that we are in would go round for ever. One level more than any layout has is enough
+            # to see that the pictures lie too deep.
+            if real not in ancestors and len(parts) <= max(map(len, PATTERNS)):
+                visit((*parts, name), ancestors | {real})
+
+    visit((), frozenset({os.path.realpath(root)}))
+    return folders, skipped
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _layout(root: Path, filled: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """What each level of folders is, decided by where the pictures are and which names the levels share."""
+    if not filled:
+        raise DataError(f"{root} holds no pictures", HELP)
+    shallow, deep = min(filled, key=len), max(filled, key=len)
+    if len(shallow) != len(deep):
+        where = [str(Path(*parts)) + "/<image>" if parts else "<image>" for parts in (shallow, deep)]
+        raise DataError(f"{root} has pictures at different depths: {where[0]} and {where[1]}", HELP)
+    if not shallow:
+        raise DataError(f"{root} holds pictures, but no class folders", HELP)
+    levels = [{parts[depth] for parts in filled} for depth in range(len(shallow))]
+    match [_split_names(level) for level in levels]:
+        case ["none"] | ["some"]:
+            return ("class",)
+        case ["all", "none"] | ["all", "some"]:
+            return ("split", "class")
+        case ["none", "none"] | ["none", "some"]:
+            if len(levels[0]) > 1 and len(levels[1]) == len(filled):
+                raise DataError(
+                    f"{root} can be read in two ways: <domain>/<class>/<image>, but the domains {_listing(levels[0])} "
+                    f"have no class in common; or <class>/<image>, but the pictures lie one folder deeper",
+                    "give the domains the same class folders, or put the pictures straight into the class folders",
+                )
+            return ("domain", "class")
+        case ["some", _]:
+            splits = {name for name in levels[0] if name.lower() in SPLITS}
+            raise DataError(
+                f"{root} can be read in two ways: <split>/<class>/<image>, but {_listing(levels[0] - splits)} is no "
+                f"split; or <domain>/<class>/<image>, with {_listing(splits)} as domains",
+                "move the folders that don't belong out of the way",
+            )
+        case ["none", "all", "none"] | ["none", "all", "some"]:
+            return ("domain", "split", "class")
+    raise DataError(f"{root} has pictures at {Path(*shallow)}/<image>, which is no known layout", HELP)
+
+
+def _split_names(level: set[str]) -> str:
+    known = sum(name.lower() in SPLITS for name in level)
+    return "none" if not known else "all" if known == len(level) else "some"
+
+
+def _folder_rows(root: Path, kinds: tuple[str, ...], folders: dict[tuple[str, ...], list[str]]) -> list[Row]:
+    rows = []
+    for parts, names in folders.items():
+        level = dict(zip(kinds, parts, strict=True))
+        split = SPLITS[level["split"].lower()] if "split" in level else None
+        folder = root.joinpath(*parts)
+        rows += [Row(folder / name, level["class"], level.get("domain", ""), split) for name in names]
+    return rows
+
+
+def _dataset(
+    root: Path,
+    source: Path,
+    rows: list[Row],
+    layout: str,
+    skipped: int,
+    domains: Sequence[str],
+    classes: Sequence[str],
+) -> Dataset:
+    """Restrict to domains and classes, check that the domains agree, and number the classes."""
+    all_domains = {row.domain for row in rows} - {""}
+    for domain in domains:
+        if not all_domains:
+            raise DataError(f"{source} has no domains, so there is no {domain!r}", "leave --domains out")
+        if domain not in all_domains:
+            raise UnknownNameError("domain", domain, all_domains)
+    if domains:
+        rows = [row for row in rows if row.domain in domains]
+    found = sorted({row.domain for row in rows} - {""})
+    names = _classnames(root, {row.folder for row in rows})
+    if classes:
+        kept: set[str] = set()
+        for name in classes:
+            matching = {folder for folder in names if name in (folder, names[folder])}
+            if not matching:
+                raise UnknownNameError("class", name, names.values())
+            kept |= matching
+        rows = [row for row in rows if row.folder in kept]
+        names = {folder: names[folder] for folder in names if folder in kept}
+    _check_domains(source, rows, found, names)
+    _check_names(source, names)
+
+    labels = {folder: label for label, folder in enumerate(names)}
+    items = tuple(Item(row.path, labels[row.folder], row.domain, row.split) for row in rows)
+    counts = [_many(len(found), "domain")] if found else []
+    counts += [_many(len(names), "class"), _many(len(items), "picture")]
+    return Dataset(root, f"{', '.join(counts)} ({layout})", tuple(names.values()), tuple(found), items, skipped)
+
+
+def _classnames(root: Path, folders: set[str]) -> dict[str, str]:
+    """Sorted folders -> names for prompts: `_` is a space, unless classnames.json or classnames.txt says otherwise."""
+    given: dict[str, str] = {}
+    try:
+        if (file := root / "classnames.json").is_file():
+            given = json.loads(file.read_text(encoding="utf-8-sig"))
+            if not isinstance(given, dict) or not all(isinstance(name, str) for name in given.values()):
+                raise DataError(f"{file} is no JSON object of folder -> name")
+        elif (file := root / "classnames.txt").is_file():
+            for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+                folder, _, name = line.strip().partition(" ")
+                if folder and not name:
+                    raise DataError(f"{file}, line {number}: no name after {folder!r}", "a line is <folder> <name ...>")
+                given[folder] = name
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} can't be read: {error}") from error
+    return {folder: given.get(folder, folder.replace("_", " ")).strip() for folder in sorted(folders)}
+
+
+def _check_domains(source: Path, rows: list[Row], domains: list[str], names: dict[str, str]) -> None:
+    pairs = {(row.domain, row.folder) for row in rows}
+    for domain in domains:
+        if lacking := {folder for folder in names if (domain, folder) not in pairs}:
+            if source.is_dir():
+                empty = {folder for folder in lacking if (source / domain / folder).is_dir()}
+                lacking = (lacking - empty) | {f"{folder} (empty)" for folder in empty}
+                message = f"{source / domain} lacks class folders that other domains have: {_listing(lacking)}"
+            else:
+                message = f"domain {domain!r} of {source} lacks classes that other domains have: {_listing(lacking)}"
+            raise DataError(message, "every domain needs the same classes; --classes restricts them")
+
+
+def _check_names(source: Path, names: dict[str, str]) -> None:
+    folders_by_name: dict[str, str] = {}
+    for folder, name in names.items():
+        if not name:
+            raise DataError(f"class {folder!r} of {source} has an empty name", "classnames.json can name it")
+        if (other := folders_by_name.setdefault(name, folder)) != folder:
+            raise DataError(
+                f"{source}: classes {other!r} and {folder!r} have the same name, {name!r}",
+                "classnames.json can give them different names",
+            )
+    if len(names) < 2:
+        raise DataError(
+            f"{source} has only one class, {next(iter(names.values()))!r}; two or more are needed",
+            "is it the folder that holds the class folders?",
+        )
+
+
+def _many(number: int, noun: str) -> str:
+    plural = {"class": "classes"}.get(noun, noun + "s")
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def _listing(names: set[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,320 @@
+"""Pictures -> arrays -> batches. What comes out depends on seed, epoch and picture alone, not on the workers."""
+
+import os
+import signal
+import stat
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from promptkit.backbones.base import ImageSpec
+from promptkit.components import Views
+from promptkit.data.layouts import Item
+from promptkit.errors import DataError
+from promptkit.tensors import Batch
+
+MAX_PIXELS = 178_956_970
+"""Where PIL itself takes a picture for an attack."""
+MAX_ASPECT = 1000
+"""Resizing the short side of a longer strip would fill the memory."""
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+"""PIL looks at the content, not the suffix: without this list it would run PostScript that calls itself .jpg."""
+WORTH_WORKERS = 64
+"""Below so many pictures, starting workers takes longer than the loading."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that can't be used, and why."""
+
+    path: Path
+    reason: str
+
+
+def open_picture(path: Path, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """The first frame of a picture in RGB, turned upright as its EXIF data says.
+
+    Alpha is dropped, as CLIP does. Grey of more than 8 bits is scaled so that white stays white. With `min_side`, a
+    JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its short side keeps twice that many pixels.
+
+    Raises DataError, with path and reason, for a file that is missing, empty, damaged, of an unknown format, or whose
+    header claims more than MAX_PIXELS pixels or a side MAX_ASPECT times the other.
+    """
+    picture = try_picture(path, min_side)
+    if isinstance(picture, Unreadable):
+        raise DataError(f"{path} can't be read: {picture.reason}")
+    return picture
+
+
+def try_picture(path: Path, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"] | Unreadable:
+    """What `open_picture` does, with the reason in place of the error."""
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            return Unreadable(path, "not a file")
+        if not info.st_size:
+            return Unreadable(path, "the file is empty")
+        # PIL warns of large pictures, odd palettes and damaged EXIF data; none of it is a reason not to read them.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                return Unreadable(path, _too_large())
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                return Unreadable(path, f"{width} x {height} pixels are too narrow a strip")
+            if min_side is not None:
+                picture.draft(None, (2 * min_side, 2 * min_side))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _rgb(picture)
+    except Image.DecompressionBombError:
+        return Unreadable(path, _too_large())
+    except UnidentifiedImageError:
+        return Unreadable(path, f"not a picture in a known format ({', '.join(FORMATS)})")
+    except OSError as error:
+        return Unreadable(path, error.strerror or str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+        return Unreadable(path, f"damaged: {error}")
+
+
+def _too_large() -> str:
+    return f"more than {MAX_PIXELS:,} pixels"
+
+
+def _rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    # PIL would clip these. Their white is the end of the smallest usual range that holds them.
+    grey = np.nan_to_num(np.asarray(picture, dtype=np.float32), posinf=0)
+    ends = (1, 255, 65535) if picture.mode == "F" else (65535,)
+    white = next((end for end in ends if grey.max() <= end), grey.max())
+    scaled = np.round(np.clip(grey, 0, white) * (255 / white)).astype(np.uint8)
+    return np.repeat(scaled[:, :, None], 3, axis=2)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One picture in all its views (3 H W, float32), and where it stands among the items."""
+
+    views: Mapping[str, Tensor]
+    label: int
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A batch (None if not one picture was readable), its places among the items, and what had to be left out."""
+
+    batch: Batch | None
+    index: Int[Tensor, " B"]
+    unreadable: tuple[Unreadable, ...]
+
+    def pin_memory(self) -> "Loaded":
+        """Called by the DataLoader, which can't look into dataclasses."""
+        if self.batch is None:
+            return self
+        views = {name: pixels.pin_memory() for name, pixels in self.batch.views.items()}
+        return Loaded(Batch(views, self.batch.label.pin_memory()), self.index, self.unreadable)
+
+
+def collate(samples: Sequence[Sample | Unreadable]) -> Loaded:
+    """Stack what is readable, carry along what is not."""
+    unreadable = tuple(sample for sample in samples if isinstance(sample, Unreadable))
+    readable = [sample for sample in samples if isinstance(sample, Sample)]
+    index = torch.tensor([sample.index for sample in readable], dtype=torch.int64)
+    if not readable:
+        return Loaded(None, index, unreadable)
+    views = {name: torch.stack([sample.views[name] for sample in readable]) for name in readable[0].views}
+    return Loaded(Batch(views, torch.tensor([sample.label for sample in readable])), index, unreadable)
+
+
+class TrainingPictures(TorchDataset[Sample | Unreadable]):
+    """Pictures in random views. The key is (epoch, index): workers outlive an epoch, so an attribute wouldn't do."""
+
+    def __init__(self, items: Sequence[Item], views: Views, seed: int) -> None:
+        self.items = items
+        self.views = views
+        self.seed = seed
+        # With 4 times the tower's size, even a crop of 8 % of the area is rarely enlarged.
+        self.min_side = 2 * max(views.image.size)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | Unreadable:
+        epoch, index = key
+        item = self.items[index]
+        picture = try_picture(item.path, self.min_side)
+        if isinstance(picture, Unreadable):
+            return picture
+        views = self.views(picture, np.random.default_rng((self.seed, epoch, index)))
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(pixels)) for name, pixels in views.items()}
+        return Sample(tensors, item.label, index)
+
+
+class EvaluationPictures(TorchDataset[Sample | Unreadable]):
+    """Pictures as open_clip itself prepares them for evaluation, pixel by pixel; the only view is "image"."""
+
+    def __init__(self, items: Sequence[Item], image: ImageSpec) -> None:
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        self.items = items
+        self.transform = image_transform_v2(
+            PreprocessCfg(
+                size=image.size,
+                mean=image.mean,
+                std=image.std,
+                interpolation=image.interpolation,
+                resize_mode=image.resize_mode,
+            ),
+            is_train=False,
+        )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample | Unreadable:
+        item = self.items[index]
+        picture = try_picture(item.path)
+        if isinstance(picture, Unreadable):
+            return picture
+        return Sample({"image": self.transform(Image.fromarray(picture))}, item.label, index)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(epoch, index) in an order that is a function of seed and epoch."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
+        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(mixed)))
+        for index in order.tolist():
+            yield self.epoch, index
+
+
+class Loader(DataLoader[Sample | Unreadable]):
+    """A DataLoader of pictures; iterating gives `Loaded`. Built by `train_loader` and `eval_loader`.
+
+    With `strict`, iterating raises DataError at the first unreadable picture.
+    """
+
+    def __init__(
+        self,
+        pictures: TrainingPictures | EvaluationPictures,
+        batch_size: int,
+        workers: int | None,
+        pin_memory: bool,
+        strict: bool,
+        sampler: EpochSampler | None = None,
+    ) -> None:
+        if not len(pictures):
+            raise DataError("there are no pictures to load", "does the data have this split, and these classes?")
+        workers = default_workers(len(pictures)) if workers is None else workers
+        self.pictures = pictures
+        self.strict = strict
+        self.epochs = sampler
+        with _quiet():
+            super().__init__(
+                pictures,
+                batch_size,
+                sampler=sampler,
+                num_workers=workers,
+                collate_fn=collate,
+                pin_memory=pin_memory,
+                drop_last=sampler is not None and len(pictures) >= batch_size,
+                worker_init_fn=_start_worker,
+                # Otherwise every iteration would draw from torch's global generator.
+                generator=torch.Generator().manual_seed(0),
+                persistent_workers=sampler is not None and workers > 0,
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the random views of the next iteration; only training has epochs."""
+        if self.epochs is not None:
+            self.epochs.epoch = epoch
+
+    def __iter__(self) -> Iterator[Loaded]:  # type: ignore[override]
+        with _quiet():
+            batches = super().__iter__()
+        for loaded in batches:
+            if self.strict and loaded.unreadable:
+                # Not in the worker: torch would print its trace into the message.
+                first = loaded.unreadable[0]
+                raise DataError(
+                    f"{first.path} can't be read: {first.reason}", "unless loading is strict, it is left out"
+                )
+            yield loaded
+
+
+def train_loader(
+    items: Sequence[Item],
+    views: Views,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int | None = None,
+    pin_memory: bool = False,
+    strict: bool = False,
+) -> Loader:
+    """Shuffled batches of random views, the same for the same seed (not negative) and epoch (`Loader.set_epoch`).
+
+    A last short batch is dropped when there are at least `batch_size` pictures, as the published code does.
+    `workers` None lets `default_workers` decide. Raises DataError when there are no items.
+    """
+    pictures = TrainingPictures(items, views, seed)
+    return Loader(pictures, batch_size, workers, pin_memory, strict, EpochSampler(len(items), seed))
+
+
+def eval_loader(
+    items: Sequence[Item],
+    image: ImageSpec,
+    *,
+    batch_size: int,
+    workers: int | None = None,
+    pin_memory: bool = False,
+    strict: bool = False,
+) -> Loader:
+    """Every item once, in order, as open_clip prepares it. Raises DataError when there are no items."""
+    return Loader(EvaluationPictures(items, image), batch_size, workers, pin_memory, strict)
+
+
+def default_workers(pictures: int) -> int:
+    """One worker per CPU that this process may use, at most 8; none for a handful of pictures."""
+    if pictures < WORTH_WORKERS:
+        return 0
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, 8)
+
+
+def _start_worker(worker: int) -> None:
+    import cv2
+
+    # Ctrl-C is the main process's to report; it then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than CPUs: the caller's choice
+        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)  # the workers touch none of torch's threads
+        yield
