@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
 def load_backbone(settings: BackboneSettings, registry: Registry) -> Backbone:
     """A registered backbone by its name; every other name is open_clip's."""
     if settings.name in registry.entries["backbone"]:
-        backbone: Backbone = registry.get("backbone", settings.name)(weights=settings.weights)
+        backbone: Backbone = registry.get("backbone", settings.name)(settings.weights)
         return backbone
     from promptkit.backbones.openclip import load_openclip
 

@@ -74,9 +74,7 @@ class PromptGenerator(nn.Module, ABC):
     def text(self, features: ImageFeatures | None) -> TextPrompts:
         """The contexts. `features` is None only where nothing is conditional and no image was seen."""
 
-    def encode(
-        self, features: ImageFeatures | None, classes: ClassTokens
-    ) -> Float[Tensor, "#B C K D"]:
+    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
         """Unit-norm text features; override it when they don't come from context vectors."""
         return self.scene.backbone.encode_text(self.text(features), classes)
 

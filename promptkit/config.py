@@ -28,15 +28,17 @@ class DataSettings:
     domains: Annotated[str, "domains to use, comma-separated; empty: all"] = ""
     classes: Annotated[str, "all, base, new, or a file with one class name a line"] = "all"
     shots: Annotated[int, "training pictures per class (and domain); 0: all"] = 0
-    split_seed: Annotated[int, "draws train, val and test where the data has no splits; the same for runs to compare"] = 0
+    split_seed: Annotated[
+        int, "draws train, val and test where the data has no splits; the same for runs to compare"
+    ] = 0
     strict: Annotated[bool, "stop at an unreadable picture instead of counting it"] = False
 
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    name: Annotated[str, "a registered backbone, or anything open_clip takes: ViT-B-16, local-dir:PATH, hf-hub:ORG/REPO"] = (
-        "ViT-B-16"
-    )
+    name: Annotated[
+        str, "a registered backbone, or anything open_clip takes: ViT-B-16, local-dir:PATH, hf-hub:ORG/REPO"
+    ] = "ViT-B-16"
     weights: Annotated[str, "an open_clip pretrained tag, a weights file, or none for random weights"] = "openai"
 
 
@@ -67,7 +69,7 @@ class Component:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that determines a run. `to_toml` writes it, `promptkit train --config` repeats it."""
+    """Everything that determines a run. Its tables are the run file, which `promptkit train --config` repeats."""
 
     recipe: str
     data: DataSettings = field(default_factory=DataSettings)
@@ -200,7 +202,9 @@ def _read_sets(sets: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"--set {text}: expected slot.field=value, or slot=component", "such as: --set prompts.n_ctx=8")
+            raise ConfigError(
+                f"--set {text}: expected slot.field=value, or slot=component", "such as: --set prompts.n_ctx=8"
+            )
         if "." in key:
             typed[key.strip()] = value
         elif key.strip() in COMPONENT_SLOTS:

@@ -10,7 +10,8 @@ A plugin is a module that an entry point of the group `promptkit` names. It impl
         register("focal", FocalLoss)
 """
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pluggy
 
@@ -25,34 +26,15 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-class BackboneLoader(Protocol):
-    """Loads a frozen CLIP. `weights` is what the user gave for --weights."""
+BackboneLoader = Callable[[str], "Backbone"]
+"""Loads a frozen CLIP from what the user gave for --weights."""
 
-    def __call__(self, weights: str) -> "Backbone": ...
-
-
-class RegisterBackbone(Protocol):
-    def __call__(self, name: str, loader: BackboneLoader) -> None: ...
-
-
-class RegisterPrompts(Protocol):
-    def __call__(self, name: str, component: "type[PromptGenerator]") -> None: ...
-
-
-class RegisterProjector(Protocol):
-    def __call__(self, name: str, component: "type[Projector]") -> None: ...
-
-
-class RegisterViews(Protocol):
-    def __call__(self, name: str, component: "type[Views]") -> None: ...
-
-
-class RegisterLoss(Protocol):
-    def __call__(self, name: str, component: "type[Loss]") -> None: ...
-
-
-class RegisterRecipe(Protocol):
-    def __call__(self, name: str, recipe: "Recipe") -> None: ...
+RegisterBackbone = Callable[[str, BackboneLoader], None]
+RegisterPrompts = Callable[[str, "type[PromptGenerator]"], None]
+RegisterProjector = Callable[[str, "type[Projector]"], None]
+RegisterViews = Callable[[str, "type[Views]"], None]
+RegisterLoss = Callable[[str, "type[Loss]"], None]
+RegisterRecipe = Callable[[str, "Recipe"], None]
 
 
 @hookspec

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ class Learner(nn.Module):
         self._text: Tensor | None = None
         self._teacher_text: Tensor | None = None
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Learner":
         """Text features that were kept for evaluation are dropped: training changes them."""
         self._text = None
         return super().train(mode)
@@ -132,7 +132,7 @@ class Learner(nn.Module):
 
     def backward(self, terms: Mapping[str, Tensor]) -> None:
         """Accumulate gradients from the loss terms: by default, of their sum."""
-        torch.stack(list(terms.values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
 
     def epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after the last step of epoch 1, 2, ... `epochs`."""
@@ -141,7 +141,7 @@ class Learner(nn.Module):
 def template_features(scene: Scene, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "C D"]:
     """CLIP's zero-shot classifier: unit-norm mean over the templates of unit-norm text features, without gradients."""
     captions = [template.format(name) for name in names for template in templates]
-    features = scene.backbone.encode_captions(captions).unflatten(0, (len(names), len(templates)))
+    features = scene.backbone.encode_captions(captions).reshape(len(names), len(templates), -1)
     return nn.functional.normalize(features.mean(1), dim=-1)
 
 

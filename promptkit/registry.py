@@ -6,7 +6,7 @@ as a whole and listed in `Registry.broken`; everything else works.
 
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points, version
@@ -78,17 +78,22 @@ class Registry:
 
     def entry(self, kind: str, name: str) -> Entry:
         known = self.entries[kind]
-        if name in known:
-            return known[name]
+        if name not in known:
+            raise self.unknown(kind, name, known)
+        return known[name]
+
+    def unknown(self, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """The error for a name that is not installed: which package offers it, and which plugins failed to load."""
+        known = sorted(known)
         package = PUBLISHED.get(name)
-        hint = f"installed: {', '.join(sorted(known))}"
-        if package and kind in ("recipe", "prompts", "loss", "projector", "views"):
+        hint = f"installed: {', '.join(known)}"
+        if package:
             hint = f"{name!r} comes with {package}: pip install {package}"
         if self.broken:
             count = "One plugin" if len(self.broken) == 1 else f"{len(self.broken)} plugins"
             causes = "; ".join(f"{plugin.package} ({plugin.cause})" for plugin in self.broken)
             hint += f". {count} failed to load: {causes}"
-        raise UnknownNameError(kind, name, known, hint)
+        return UnknownNameError(kind, name, known, hint)
 
     def __iter__(self) -> Iterator[Entry]:
         for kind in KINDS:

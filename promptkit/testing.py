@@ -38,13 +38,18 @@ def write_pictures(
             target.mkdir(parents=True, exist_ok=True)
             for number in range(per_class):
                 key = (seed, number, SHAPES.index(name), STYLES.index(domain) if domain else len(STYLES))
-                draw_picture(name, domain or "photo", size, np.random.default_rng(key)).save(target / f"{number:03}.png")
+                draw_picture(name, domain or "photo", size, np.random.default_rng(key)).save(
+                    target / f"{number:03}.png"
+                )
     return folder
 
 
 def draw_picture(shape: str, style: str, size: int, rng: np.random.Generator) -> Image.Image:
-    """One shape, anywhere, in any colour: filled on a noisy ground (photo), outlined and flat (cartoon), in black lines on
-    white (sketch), or in coarse strokes (painting)."""
+    """One shape, anywhere, in any colour.
+
+    Filled on a noisy ground (photo), outlined and flat (cartoon), in black lines on white (sketch), or in coarse strokes
+    (painting).
+    """
     ground, ink = (tuple(int(x) for x in rng.integers(low, high, 3)) for low, high in ((120, 256), (0, 120)))
     if style == "sketch":
         ground, ink = (255, 255, 255), (0, 0, 0)

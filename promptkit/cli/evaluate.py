@@ -39,6 +39,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
+    from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
     from promptkit.evaluation import evaluate as evaluation
     from promptkit.evaluation.runs import open_runs
@@ -56,7 +57,6 @@ def evaluate(
         weights=weights,
         device=device or "auto",
     )
-    console = Console(highlight=False)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("evaluating", total=len(opened.dataset.items))
         found = evaluation.evaluate(
@@ -68,7 +68,7 @@ def evaluate(
             on_batch=lambda pictures: progress.advance(task, pictures),
         )
     warn_unreadable(found.unreadable)
-    console.print(_table(found, f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes"))
+    console().print(_table(found, f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes"))
     if json_:
         _write_json(json_, found)
 
@@ -86,7 +86,9 @@ def _table(found: "Evaluation", title: str) -> "Table":
     by_run = list(found.scores.values())
     domains = list(by_run[0])
     for domain in domains:
-        cells = [f"{100 * x:.1f}" for scores in by_run for x in (scores[domain].accuracy, scores[domain].macro_accuracy)]
+        cells = [
+            f"{100 * x:.1f}" for scores in by_run for x in (scores[domain].accuracy, scores[domain].macro_accuracy)
+        ]
         table.add_row(domain, *cells, str(by_run[0][domain].n), end_section=domain == domains[-1])
     if len(domains) > 1:
         for label, combine in (("mean", lambda values: sum(values) / len(values)), ("worst", min)):

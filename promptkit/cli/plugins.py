@@ -8,6 +8,8 @@ from promptkit.cli import options
 from promptkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from promptkit.registry import Entry, Registry
 
 
@@ -19,9 +21,9 @@ def list_(
     debug: options.Debug = False,
 ) -> None:
     """List what the core and the installed plugins offer."""
-    from rich.console import Console
     from rich.table import Table
 
+    from promptkit.cli.console import console
     from promptkit.registry import KINDS, installed
 
     if kind is not None and kind not in KINDS:
@@ -31,7 +33,7 @@ def list_(
     for entry in registry:
         if kind in (None, entry.kind):
             table.add_row(entry.kind, entry.name, entry.summary, f"{entry.package} {entry.version}")
-    Console(highlight=False).print(table)
+    console().print(table)
     warn_broken(registry)
 
 
@@ -40,32 +42,31 @@ def show(
     debug: options.Debug = False,
 ) -> None:
     """Show a recipe's slots and settings, or a component's options."""
-    from rich.console import Console
-
+    from promptkit.cli.console import console
     from promptkit.registry import KINDS, installed
 
     registry = installed()
     warn_broken(registry)
     found = [registry.entries[kind][name] for kind in KINDS if name in registry.entries[kind]]
     if not found:
-        everything = {entry.name for entry in registry}
-        if name not in everything:
-            registry.entry("recipe", name)
-    console = Console(highlight=False)
+        raise registry.unknown("recipe or component", name, {entry.name for entry in registry})
     for entry in found:
-        _show_entry(console, registry, entry)
+        _show_entry(console(), registry, entry)
 
 
-def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> None:  # type: ignore[name-defined]  # noqa: F821
+def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from promptkit.config import COMPONENT_SLOTS, option_fields, resolve
 
-    console.print(f"[bold]{entry.kind} {entry.name}[/]  {escape(entry.summary)}  ({entry.package} {entry.version})")
+    console.print(
+        f"[bold]{entry.kind} {entry.name}[/]  {escape(entry.summary)}  ({entry.package} {entry.version})",
+        soft_wrap=True,
+    )
     if entry.kind == "recipe":
         if entry.value.paper:
-            console.print(f"paper: {escape(entry.value.paper)}")
+            console.print(f"paper: {escape(entry.value.paper)}", soft_wrap=True)
         config = resolve(registry, entry.name)
         table = Table("setting", "value", box=None)
         for slot, values in config.to_tables().items():

@@ -53,8 +53,7 @@ def train(
 
     What a setting is comes from the recipe, then the run file, then --set and the options here.
     """
-    from rich.console import Console
-
+    from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import read_run_file, resolve
     from promptkit.registry import installed
@@ -87,17 +86,18 @@ def train(
     given = {key: value for key, value in flags.items() if value is not None}
     settings = resolve(registry, recipe, tables, set_ or [], given)
 
-    console = Console(highlight=False)
+    terminal = console()
     out = out or Path("runs") / recipe
     run = Run(settings, out, force)
-    console.print(
+    terminal.print(
         f"{recipe} on {run.backbone.name} ({run.backbone.weights}), {len(run.dataset.classnames)} classes, "
-        f"{len(run.batches.pictures)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}"
+        f"{len(run.batches.pictures)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
+        soft_wrap=True,
     )
     try:
-        run.train(console)
+        run.train(terminal)
     except KeyboardInterrupt:
         kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
-        console.print(f"stopped; {kept}")
+        terminal.print(f"stopped; {kept}", soft_wrap=True)
         raise typer.Exit(130) from None
-    console.print(f"saved {out}; next: promptkit eval {out} --data {settings.data.path}")
+    terminal.print(f"saved {out}; next: promptkit eval {out} --data {settings.data.path}", soft_wrap=True)

@@ -55,7 +55,9 @@ def evaluate(
         where[dataset.items[i].domain or "all"].append(row)
     empty = [domain for domain, rows in where.items() if not rows]
     if empty:
-        raise DataError(f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split")
+        raise DataError(
+            f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split"
+        )
     scores = {
         name: {
             domain: Scores(accuracy(guess[rows], label[rows]), macro_accuracy(guess[rows], label[rows]), len(rows))

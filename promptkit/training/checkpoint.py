@@ -118,7 +118,7 @@ def read_tensors(run: Path) -> dict[str, Tensor]:
     path = run / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
@@ -128,7 +128,8 @@ def read_tensors(run: Path) -> dict[str, Tensor]:
 
 
 def run_config(run: Path, flags: Mapping[str, Any] | None = None) -> RunConfig:
-    """The settings of a run, with `flags` on top."""
+    """The settings of a run, with `flags` on top. Raises CheckpointError where there is no run."""
+    read_metadata(run)
     tables = read_run_file(run / SETTINGS)
     return resolve(installed(), tables["recipe"], tables, flags=flags)
 
@@ -164,7 +165,6 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
 def load_run(run: str | Path, classnames: Sequence[str] | None = None, device: str = "auto") -> Learner:
     """See `promptkit.load`."""
     run = Path(run)
-    read_metadata(run)
     config = run_config(run)
     backbone = load_backbone(config.backbone, installed()).to(pick_device(device))
     return restore(run, config, backbone, classnames)

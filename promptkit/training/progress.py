@@ -58,5 +58,5 @@ class TrainingProgress:
         self.console.print(
             f"epoch {result.epoch}/{self.epochs}  {terms}{val}  lr {result.lr:.2g}  "
             f"{result.pictures / result.seconds:.1f} img/s",
-            highlight=False,
+            soft_wrap=True,
         )

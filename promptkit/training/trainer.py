@@ -47,7 +47,7 @@ def fit(
     warmup = min(settings.warmup_epochs, settings.epochs - 1)
     schedule = CosineLRScheduler(
         optimizer,
-        t_initial=settings.epochs,
+        t_initial=max(settings.epochs, 2),  # timm warns of a cosine over one epoch, which is the peak rate
         warmup_t=warmup,
         warmup_lr_init=settings.warmup_lr if warmup else settings.lr,
         warmup_prefix=True,
@@ -108,7 +108,9 @@ def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Opt
             momentum=settings.momentum,
         )
     except (ValueError, AssertionError) as error:
-        raise ConfigError(f"train.optimizer={settings.optimizer!r}: {error}", "such as momentum, sgd or adamw") from None
+        raise ConfigError(
+            f"train.optimizer={settings.optimizer!r}: {error}", "such as momentum, sgd or adamw"
+        ) from None
     return optimizer
 
 

@@ -1,0 +1,151 @@
+"""`promptkit eval`, as a user meets it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., "Finished"]  # noqa: F821
+
+
+def figures(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    return json.loads(path.read_text())["runs"]  # type: ignore[no-any-return]
+
+
+def test_runs_stand_side_by_side_with_a_row_for_each_domain(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    for recipe in ("gopro", "coop", "cocoop", "zeroshot"):
+        train(recipe, "--domains", "photo", "--out", f"runs/{recipe}")
+    done = promptkit("eval", "runs/gopro", "runs/coop", "runs/cocoop", "runs/zeroshot", "--json", "figures.json")
+    assert done.status == 0, done.err
+    rows = [line.split("│")[1].strip() for line in done.out.splitlines() if line.startswith("│")]
+    assert rows == ["cartoon", "photo", "mean", "worst"]
+    together = figures(tmp_path / "figures.json")
+    assert list(together) == ["gopro", "coop", "cocoop", "zeroshot"]
+    # Sharing the image pass changes no figure.
+    for run, scores in together.items():
+        promptkit("eval", f"runs/{run}", "--json", "alone.json")
+        assert figures(tmp_path / "alone.json") == {run: scores}
+
+
+def test_the_table_holds_the_figures(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    train("coop", "--out", "run")
+    done = promptkit("eval", "run", "--json", "figures.json")
+    scores = figures(tmp_path / "figures.json")["run"]
+    for domain in ("cartoon", "photo"):
+        (row,) = (line for line in done.out.splitlines() if domain in line)
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        expected = [f"{100 * scores[domain][figure]:.1f}" for figure in ("accuracy", "macro_accuracy")]
+        assert cells == [domain, *expected, str(scores[domain]["n"])]
+    (mean,) = (line for line in done.out.splitlines() if "mean" in line)
+    assert f"{100 * sum(score['accuracy'] for score in scores.values()) / 2:.1f}" in mean
+
+
+def test_only_test_pictures_count_unless_told_otherwise(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    train("coop", "--out", "run")
+    # Eight pictures per class and domain: 4 train, 1 val, 3 test.
+    for split, n in (("test", 12), ("val", 4), ("train", 16), ("all", 32)):
+        assert promptkit("eval", "run", "--split", split, "--json", "figures.json").status == 0
+        assert {score["n"] for score in figures(tmp_path / "figures.json")["run"].values()} == {n}
+
+
+@pytest.mark.parametrize("recipe", ["coop", "gopro"])
+def test_a_learner_of_base_classes_is_asked_about_new_ones(
+    recipe: str, train: Command, promptkit: Command, tmp_path: Path
+) -> None:
+    train(recipe, "--classes", "base", "--out", "run")
+    for classes, n in (("base", 6), ("new", 6), ("all", 12)):
+        done = promptkit("eval", "run", "--classes", classes, "--json", "figures.json")
+        assert done.status == 0, done.err
+        assert figures(tmp_path / "figures.json")["run"]["photo"]["n"] == n
+    (tmp_path / "names.txt").write_text("star\ncircle\ncross\n")
+    assert promptkit("eval", "run", "--classes", "names.txt", "--json", "figures.json").status == 0
+    assert figures(tmp_path / "figures.json")["run"]["photo"]["n"] == 9
+
+
+def test_a_class_specific_learner_says_why_it_cannot(train: Command, promptkit: Command) -> None:
+    train("coop", "--classes", "base", "--out", "run", "--set", "prompts.class_specific=true")
+    assert promptkit("eval", "run", "--classes", "base").status == 0
+    done = promptkit("eval", "run", "--classes", "new")
+    assert done.status == 2
+    assert "a context of its own for each class it was trained on and none for: square, star" in done.err
+
+
+def test_a_run_is_evaluated_on_other_data(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    from promptkit.testing import write_pictures
+
+    train("gopro", "--out", "run")
+    write_pictures(tmp_path / "other", ["arrow", "ring", "stripes"], ["sketch"])
+    done = promptkit("eval", "run", "--data", "other", "--split", "all", "--json", "figures.json")
+    assert done.status == 0, done.err
+    assert figures(tmp_path / "figures.json")["run"]["sketch"]["n"] == 24
+
+
+# What goes wrong.
+
+
+def test_a_folder_without_a_run_names_the_runs_beside_it(train: Command, promptkit: Command) -> None:
+    train("coop", "--out", "runs/coop")
+    done = promptkit("eval", "runs/cop")
+    assert done.status == 2
+    assert "runs/cop" in done.err
+    assert "runs beside it: coop" in done.err
+
+
+def test_a_file_that_is_no_checkpoint(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    train("coop", "--out", "run")
+    (tmp_path / "run/learner.safetensors").write_bytes(b"not at all")
+    done = promptkit("eval", "run")
+    assert done.status == 2
+    assert "run/learner.safetensors is no promptkit checkpoint" in done.err
+
+
+def test_a_checkpoint_of_another_backbone(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    import open_clip
+    import torch
+
+    train("coop", "--out", "run")
+    text = (tmp_path / "run/run.toml").read_text()
+    (tmp_path / "run/run.toml").write_text(text)
+    other = tmp_path / "other"
+    write_local_dir(other, open_clip, torch)
+    done = promptkit("eval", "run", "--backbone", f"local-dir:{other}")
+    assert done.status == 2
+    assert "run was trained on tiny" in done.err
+    assert f"not on local-dir:{other}" in done.err
+
+
+def write_local_dir(folder: Path, open_clip, torch) -> None:  # type: ignore[no-untyped-def]
+    """A small CLIP as open_clip's local-dir: holds it."""
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**config)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+
+
+def test_unknown_names(train: Command, promptkit: Command) -> None:
+    train("coop", "--out", "run")
+    for words, message in (
+        (("--domains", "foto"), "no domain named 'foto'; did you mean 'photo'?"),
+        (("--split", "tests"), "no split named 'tests'; did you mean 'test'?"),
+        (("--classes", "bas"), "no choice of classes named 'bas'; did you mean 'base'?"),
+        (("--data", "nowhere"), "nowhere"),
+    ):
+        done = promptkit("eval", "run", *words)
+        assert done.status == 2
+        assert message in done.err
+
+
+def test_figures_that_cannot_be_written_do_not_hide_the_table(train: Command, promptkit: Command) -> None:
+    train("coop", "--out", "run")
+    done = promptkit("eval", "run", "--json", "nowhere/figures.json")
+    assert done.status == 2
+    assert "photo" in done.out
+    assert "nowhere/figures.json can't be written" in done.err

@@ -1,0 +1,66 @@
+"""`promptkit list`, `promptkit show`, and the help."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+Command = Callable[..., "Finished"]  # noqa: F821
+
+
+def test_list_names_everything_with_its_package(promptkit: Command) -> None:
+    done = promptkit("list")
+    assert done.status == 0
+    rows = {tuple(line.split()[:2]): line for line in done.out.splitlines()}
+    assert "promptkit-gopro" in rows["recipe", "gopro"]
+    assert "promptkit-coop" in rows["prompts", "coop"]
+    assert "promptkit 0" in rows["loss", "cross-entropy"]
+    only = promptkit("list", "loss")
+    assert {line.split()[0] for line in only.out.splitlines()} == {"kind", "loss"}
+    assert "did you mean 'loss'" in promptkit("list", "los").err
+
+
+def test_show_lists_settings_and_options_with_their_help(promptkit: Command) -> None:
+    done = promptkit("show", "coop")
+    assert "train.batch_size" in done.out
+    assert "end|middle|front" in done.out
+    assert "did you mean 'coop'" in promptkit("show", "cooop").err
+
+
+def test_without_its_plugin_gopro_is_offered_by_name(promptkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptkit.registry import discover, using
+
+    monkeypatch.setenv("PROMPTKIT_PLUGINS", "coop")
+    with using(discover()):
+        done = promptkit("train", "gopro", "--data", "x")
+        assert done.status == 2
+        assert "'gopro' comes with promptkit-gopro: pip install promptkit-gopro" in done.err
+        assert promptkit("list").status == 0
+
+
+def test_a_broken_plugin_is_reported_and_the_rest_works(train: Command) -> None:
+    from promptkit.registry import discover, using
+
+    def broken() -> None:
+        raise ImportError("libfoo is missing")
+
+    registry = discover()
+    registry.load(broken, "promptkit-foo", "1")  # type: ignore[arg-type]
+    with using(registry):
+        done = train("coop", "--out", "run")
+    assert done.status == 0
+    assert "warning: plugin promptkit-foo failed to load: ImportError: libfoo is missing" in done.err
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["eval"]])
+def test_help_imports_neither_torch_nor_a_plugin(words: list[str]) -> None:
+    code = (
+        "import sys; sys.argv = ['promptkit', *sys.argv[1:], '--help']\n"
+        "from promptkit.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'open_clip', 'numpy', 'promptkit_gopro', 'jaxtyping'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
