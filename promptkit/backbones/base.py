@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -99,6 +99,6 @@ class Backbone(nn.Module, ABC):
     def embed_words(self, words: str) -> Float[Tensor, "M W"]:
         """Token embeddings of a text, without start and end: to start context vectors from words."""
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode, whatever the module that holds the backbone does."""
         return super().train(False)

@@ -3,11 +3,13 @@
 import os
 import signal
 import stat
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -308,11 +310,18 @@ def _start_worker(worker: int) -> None:
 
     # Ctrl-C is the main process's to report; it then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _ignore_lost_main
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
 @contextmanager
+def _ignore_lost_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The thread that hands out a worker's tensors prints a trace when the main process hangs up in mid-sentence."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than CPUs: the caller's choice
