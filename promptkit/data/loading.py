@@ -315,13 +315,13 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-@contextmanager
 def _ignore_lost_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The thread that hands out a worker's tensors prints a trace when the main process hangs up in mid-sentence."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
+@contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than CPUs: the caller's choice
