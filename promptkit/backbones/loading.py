@@ -1,0 +1,208 @@
+"""Getting a model and its tokenizer out of open_clip, and saying in words what is wrong when that fails."""
+
+import json
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub.constants as hub
+import open_clip
+import torch
+from open_clip.factory import _find_checkpoint_in_dir
+from torch import nn
+
+from promptkit.backbones.splicing import Tokenizer
+from promptkit.errors import BackboneError, UnknownNameError
+
+log = logging.getLogger("promptkit")
+
+
+class Source(NamedTuple):
+    """A model as the user names it. `schema` is "local-dir", "hf-hub" or empty; `name` is what open_clip calls it."""
+
+    name: str
+    schema: str
+    place: str
+
+
+def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer]:
+    """See `load_openclip`."""
+    with _quiet():
+        source = _parse(name)
+        text = _text_config(source)
+        if text.get("hf_model_name"):
+            raise BackboneError(
+                f"the text tower of {name!r} is a Hugging Face encoder, {text['hf_model_name']}; "
+                "prompts can't be spliced into it",
+                "choose a model with open_clip's own text transformer, such as ViT-B-16",
+            )
+        arguments = _weights(source, weights)
+        tokenizer = _tokenizer(source)
+        model = _create(source, weights, arguments)
+    if not arguments["require_pretrained"]:
+        log.warning("random weights: %s has learned nothing", source.name)
+    return model, tokenizer
+
+
+def _parse(name: str) -> Source:
+    for schema in ("local-dir", "hf-hub"):
+        if name.startswith(f"{schema}:"):
+            return Source(name, schema, name.removeprefix(f"{schema}:"))
+    return Source(name.replace("/", "-"), "", "")
+
+
+def _text_config(source: Source) -> dict[str, Any]:
+    """The text tower's configuration, before anything is built."""
+    if source.schema == "local-dir":
+        config = _local_config(Path(source.place) / "open_clip_config.json")
+    elif source.schema == "hf-hub":
+        try:
+            with _offline_if_unreachable():
+                config = open_clip.get_model_config(source.name)
+        except Exception as error:  # huggingface_hub has many; all mean that there is no configuration
+            raise _not_here(f"the model {source.name}", f"{hub.ENDPOINT}/{source.place}", error) from None
+    else:
+        config = open_clip.get_model_config(source.name)
+        if config is None:
+            raise UnknownNameError(
+                "open_clip architecture",
+                source.name,
+                open_clip.list_models(),
+                "python -c 'import open_clip; print(*open_clip.list_models())' lists them all",
+            )
+    try:
+        return dict(config["text_cfg"])
+    except (KeyError, TypeError):
+        raise BackboneError(f"the configuration of {source.name} describes no text tower (text_cfg)") from None
+
+
+def _local_config(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+    except OSError:
+        raise BackboneError(f"no file {path}", "a local-dir holds open_clip_config.json and a weights file") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{path} is no open_clip configuration: {type(error).__name__}: {error}") from None
+
+
+def _weights(source: Source, weights: str) -> dict[str, Any]:
+    """The arguments of `open_clip.create_model` that choose the weights, and the activation that goes with them."""
+    if source.schema == "hf-hub":
+        return {"require_pretrained": True}
+    if source.schema == "local-dir":
+        found = _find_checkpoint_in_dir(Path(source.place)) is not None
+        if not found and weights != "none":
+            hint = "put open_clip_model.safetensors there, or use --weights none for random ones"
+            raise BackboneError(f"no weights file in {source.place}", hint)
+        return {"require_pretrained": found}
+    if weights == "none":
+        return {"require_pretrained": False}
+    if tag := open_clip.get_pretrained_cfg(source.name, weights):
+        # Of a tag trained with QuickGELU and an architecture that says GELU, open_clip only warns, and builds GELU.
+        return {"pretrained": weights, "require_pretrained": True, "force_quick_gelu": bool(tag.get("quick_gelu"))}
+    if Path(weights).is_file():
+        return {"pretrained": weights, "require_pretrained": True}
+    tags = open_clip.list_pretrained_tags_by_model(source.name)
+    if Path(weights).name != weights or Path(weights).suffix:
+        raise BackboneError(f"no weights file {weights}", f"or a tag of {source.name}: {', '.join([*tags, 'none'])}")
+    raise UnknownNameError(f"weights for {source.name}", weights, [*tags, "none"])
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    try:
+        with _offline_if_unreachable():
+            tokenizer: Tokenizer = open_clip.get_tokenizer(source.name)
+            return tokenizer
+    except ImportError as error:
+        package = error.name or "transformers"
+        raise BackboneError(
+            f"the tokenizer of {source.name} needs {package}, which is not installed", f"pip install {package}"
+        ) from None
+    except Exception as error:  # transformers has many
+        raise _not_here(f"the tokenizer of {source.name}", "its Hugging Face repository", error) from None
+
+
+def _create(source: Source, weights: str, arguments: dict[str, Any]) -> nn.Module:
+    """Built under a fixed seed: random weights depend on the name alone, and the caller's random numbers on neither."""
+    try:
+        with torch.random.fork_rng(devices=[]), _offline_if_unreachable():
+            torch.default_generator.manual_seed(0)
+            model: nn.Module = open_clip.create_model(source.name, **arguments)
+            return model
+    except Exception as error:  # a damaged file can make its reader raise anything
+        what = source.name if source.schema else f"{weights} for {source.name}"
+        message = str(error)
+        if message.startswith(("Failed to download", "Required pretrained", "Failed initial")):
+            raise _not_here(f"the weights {what}", _origin(source, weights), error) from None
+        if "state_dict" in message or "pos_embed width" in message:
+            detail = message.strip().splitlines()[-1].strip()
+            raise BackboneError(
+                f"the weights {what} were made for another architecture: {detail}",
+                "choose the architecture that they belong to",
+            ) from None
+        summary = " ".join([f"{type(error).__name__}:", *message.strip().splitlines()[:1]])
+        raise BackboneError(f"the weights {what} can't be read: {summary}", "fetch the file again") from None
+
+
+def _origin(source: Source, weights: str) -> str:
+    if source.schema:
+        return f"{hub.ENDPOINT}/{source.place}"
+    tag = open_clip.get_pretrained_cfg(source.name, weights)
+    return f"{hub.ENDPOINT}/{tag['hf_hub'].rstrip('/')}" if "hf_hub" in tag else str(tag.get("url"))
+
+
+def _not_here(what: str, origin: str, error: Exception) -> BackboneError:
+    log.debug("fetching %s", what, exc_info=error)
+    reason = f"{origin} gave none" if _hub_reachable() else f"{hub.ENDPOINT} can't be reached"
+    return BackboneError(
+        f"{what}: not on this machine, and {reason}",
+        f"fetch {origin} elsewhere; then pass the file with --weights PATH, its folder with --backbone local-dir:PATH, "
+        "or a copy of the cache with HF_HUB_CACHE=PATH",
+    )
+
+
+@lru_cache(maxsize=1)
+def _hub_reachable() -> bool:
+    """Asked once: huggingface_hub would find out only after most of a minute of retries, for each file."""
+    if hub.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Without a network, look in the cache only."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = not _hub_reachable()
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip's remarks off the root logger; its calls would also install a handler there."""
+    root, stand_in = logging.getLogger(), logging.NullHandler()
+
+    def foreign(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname
+
+    root.addHandler(stand_in)
+    root.addFilter(foreign)
+    try:
+        yield
+    finally:
+        root.removeFilter(foreign)
+        root.removeHandler(stand_in)

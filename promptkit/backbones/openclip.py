@@ -1,0 +1,123 @@
+"""open_clip's models as backbones."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import get_model_preprocess_cfg
+from open_clip.transformer import QuickGELU
+from torch import Tensor, nn
+
+from promptkit.backbones.base import Backbone, ImageSpec, Position, Taps
+from promptkit.backbones.image_tower import ImageTower
+from promptkit.backbones.loading import load_model
+from promptkit.backbones.prompt_encoder import PromptEncoder
+from promptkit.backbones.splicing import Splicer, Tokenizer
+from promptkit.backbones.text_tower import TextTower
+from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
+
+
+def load_openclip(name: str, weights: str) -> "OpenClipBackbone":
+    """A frozen open_clip model on the CPU.
+
+    `name` is an architecture ("ViT-B-16" or "ViT-B/16"), "local-dir:PATH" or "hf-hub:ORG/REPO". `weights` is a
+    pretrained tag, a file, or "none" for random weights, always the same ones; the two schemas bring their own and
+    ignore it, except that "none" allows a local-dir without a weights file.
+
+    Raises UnknownNameError for an architecture or tag that open_clip doesn't know, BackboneError for weights or a
+    tokenizer that can't be had, and for a text tower that prompts can't be spliced into.
+    """
+    model, tokenizer = load_model(name, weights)
+    return OpenClipBackbone(model, tokenizer, name, weights)
+
+
+class OpenClipBackbone(Backbone):
+    """Any open_clip model with open_clip's own text transformer: CLIP, CustomTextCLIP or CoCa.
+
+    `encoder.memory_bytes` bounds what encoding text may hold. Raises BackboneError for another text encoder.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, weights: str) -> None:
+        super().__init__()
+        self.model: Any = model.requires_grad_(False)
+        self.eval()
+        self.name = name
+        self.weights = weights
+        self.text_tower = TextTower(model)
+        self.image_tower = ImageTower(model.visual)
+        self.encoder = PromptEncoder(self.text_tower)
+        self.image = _image_spec(model)
+        self.context_length = int(self.text_tower.source.context_length)
+        self.text_width = self.text_tower.width
+        self.text_depth = len(self.text_tower.blocks)
+        self.joint_width = self.text_tower.joint_width
+        self.tap_widths = self.image_tower.widths
+        self.splicer = Splicer(tokenizer, self.context_length)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the weights and what else decides the features: activation, heads, how pictures come in.
+
+        Not over the name: the same model from a tag, a file or a folder is the same backbone. Computed once, at about
+        2 GB a second.
+        """
+        heads = [module.num_heads for module in self.model.modules() if hasattr(module, "num_heads")]
+        quick_gelu = any(isinstance(module, QuickGELU) for module in self.model.modules())
+        digest = hashlib.sha256(repr((heads, quick_gelu, self.text_tower.pool_type, self.image)).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(repr((name, tuple(tensor.shape), tensor.dtype)).encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def logit_scale(self) -> Tensor:
+        scale: Tensor = self.model.logit_scale.exp().reshape(())
+        return scale
+
+    def encode_image(
+        self,
+        pixels: Float[Tensor, "B 3 H Wd"],
+        prompts: Float[Tensor, "J #B M V"] | None = None,
+        taps: Taps | None = None,
+        patches: bool = False,
+    ) -> ImageFeatures:
+        return self.image_tower.encode(pixels, prompts, taps, patches)
+
+    def encode_text(self, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
+        """See `PromptEncoder`."""
+        return self.encoder(prompts, classes)
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Captions are class names without a context."""
+        nothing = self.logit_scale.new_empty(1, 1, 1, 0, self.text_width)
+        return self.encoder(TextPrompts(nothing), self._to_device(self.splicer.captions(captions)))[0, :, 0]
+
+    @torch.inference_mode(False)  # made during an evaluation, they may still be used in training
+    def class_tokens(self, names: Sequence[str], n_ctx: int, position: Position = "end") -> ClassTokens:
+        return self._to_device(self.splicer.splice(names, n_ctx, position))
+
+    @torch.no_grad()
+    def embed_words(self, words: str) -> Float[Tensor, "M W"]:
+        (ids,) = self.splicer.encode([words])
+        return self.text_tower.embed(torch.tensor(ids, dtype=torch.long, device=self.logit_scale.device))
+
+    def _to_device(self, classes: ClassTokens) -> ClassTokens:
+        device = self.logit_scale.device
+        return ClassTokens(classes.names, classes.ids.to(device), classes.slots.to(device))
+
+
+def _image_spec(model: nn.Module) -> ImageSpec:
+    config = get_model_preprocess_cfg(model)
+    size = config["size"]
+    return ImageSpec(
+        size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+        mean=tuple(config.get("mean", OPENAI_DATASET_MEAN)),
+        std=tuple(config.get("std", OPENAI_DATASET_STD)),
+        interpolation=config.get("interpolation", "bicubic"),
+        resize_mode=config.get("resize_mode", "shortest"),
+    )

@@ -1,0 +1,114 @@
+"""Texts cut in columns and packed without padding: which token lies where, and how attention gets its rows back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from promptkit.backbones.text_tower import TextTower
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Texts of similar length that lie next to each other in a segment, and how attention pads them."""
+
+    tokens: slice
+    texts: slice
+    shape: tuple[int, int]
+    """Texts, longest length."""
+    pad: Int[Tensor, " padded"]
+    unpad: Int[Tensor, " tokens"]
+    causal: Bool[Tensor, "Lq Lk"]
+    """True where a query may look."""
+    until_last: Bool[Tensor, "texts 1 Lk"]
+    """What the last token of each text may look at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Some columns of some texts, packed: S tokens, n of them context tokens."""
+
+    ids: Int[Tensor, " S"]
+    positions: Int[Tensor, " S"]
+    slots: Int[Tensor, " n"]
+    """Where in the segment the context tokens lie."""
+    text: Int[Tensor, " n"]
+    number: Int[Tensor, " n"]
+    """Which text and which of the M context tokens each one is."""
+    last: Int[Tensor, " texts"]
+    buckets: tuple[Bucket, ...]
+    restore: Int[Tensor, " texts"]
+    """Back from the order of the buckets to the order of the classes."""
+
+    @staticmethod
+    def of(words: Tensor, numbers: Tensor, begin: int, ends: Int[Tensor, " texts"]) -> "Segment":
+        """Columns `begin` up to, not including, `ends` of each row (on the CPU)."""
+        lengths = ends - begin
+        group = torch.zeros_like(lengths)
+        if lengths.max() * len(lengths) > 4 * lengths.sum():
+            group = lengths.log2().ceil().long()  # no text is padded to more than twice its length
+        order = group.argsort(stable=True)
+        lengths, group = lengths[order], group[order]
+        starts = lengths.cumsum(0) - lengths
+        rank = torch.arange(len(order)).repeat_interleave(lengths)
+        offset = torch.arange(len(rank)) - starts[rank]
+        column, text = begin + offset, order[rank]
+        slots = (numbers[text, column] >= 0).nonzero()[:, 0]
+        buckets = []
+        for g in sorted(set(group.tolist())):
+            members = (group == g).nonzero()[:, 0]
+            first, n, longest = int(members[0]), len(members), int(lengths[members].max())
+            begin_token = int(starts[first])
+            tokens = slice(begin_token, begin_token + int(lengths[members].sum()))
+            inside = torch.arange(longest).minimum(lengths[members, None] - 1)
+            buckets.append(
+                Bucket(
+                    tokens=tokens,
+                    texts=slice(first, first + n),
+                    shape=(n, longest),
+                    pad=(starts[members, None] - begin_token + inside).flatten(),
+                    unpad=(rank[tokens] - first) * longest + offset[tokens],
+                    causal=torch.ones(longest, longest, dtype=torch.bool).tril(),
+                    until_last=(torch.arange(longest) < lengths[members, None])[:, None],
+                )
+            )
+        return Segment(
+            ids=words[text, column].clamp(min=0),
+            positions=column,
+            slots=slots,
+            text=text[slots],
+            number=numbers[text, column][slots],
+            last=starts + lengths - 1,
+            buckets=tuple(buckets),
+            restore=order.argsort(),
+        )
+
+    def to(self, device: torch.device) -> "Segment":
+        moved: Segment = _move(self, device)
+        return moved
+
+    def embed(self, tower: TextTower, context: Float[Tensor, "R #C M W"]) -> Float[Tensor, "#R S W"]:
+        """The input of block 0. A segment without context tokens has one row only."""
+        positions: Tensor = tower.source.positional_embedding[self.positions]
+        x: Tensor = tower.embed(self.ids)[None] + positions.to(tower.source.transformer.get_cast_dtype())
+        if not len(self.slots):
+            return x
+        text = self.text if context.shape[1] > 1 else torch.zeros_like(self.text)
+        tokens = context.flatten(1, 2).index_select(1, text * context.shape[2] + self.number)
+        return self.replace(x.expand(len(context), -1, -1), tokens.to(x.dtype) + positions[self.slots].to(x.dtype))
+
+    def replace(self, x: Float[Tensor, "#R S W"], tokens: Float[Tensor, "#R n W"]) -> Float[Tensor, "#R S W"]:
+        return x.index_copy(1, self.slots, tokens.to(x.dtype).expand(len(x), -1, -1))
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    """A layout's dataclasses on another device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_move(item, device) for item in value)
+    if isinstance(value, Bucket | Segment):
+        return type(value)(**{name: _move(item, device) for name, item in vars(value).items()})
+    return value

@@ -1,0 +1,83 @@
+"""Class names as tokens with open places for contexts, for any tokenizer of open_clip."""
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from promptkit.backbones.base import Position
+from promptkit.errors import BackboneError
+from promptkit.tensors import ClassTokens
+
+Tokenizer = Callable[..., Tensor]
+"""`tokenizer(texts, context_length=...)` gives ids (texts context_length), as open_clip's tokenizers do."""
+
+WIDE = 1024
+"""Names are tokenised at this length, so that a long one is counted and not cut."""
+
+
+class Splicer:
+    """Knows how a tokenizer frames a text, which it finds out by asking: start ids, end ids, padding.
+
+    CLIP frames with one start and one end token; SigLIP has no start, and pads with its end token; open_clip's "clips"
+    mode puts a class token in the very last place.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, context_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        wide = tokenizer(["dog", "plane"], context_length=WIDE)[0].tolist()
+        self.tail: list[int] = wide[-1:] if wide[-1] != wide[-2] else []
+        self.pad: int = wide[-1 - len(self.tail)]
+        self.start: list[int] = []
+        self.end: list[int] = []
+        one, other = self.encode(["dog", "plane"])
+        self.start = _common(one, other)
+        self.end = _common(one[::-1], other[::-1])[::-1]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, of any length, without padding, start and end."""
+        bodies = []
+        for row in self.tokenizer(list(texts), context_length=WIDE).tolist():
+            stop = WIDE - len(self.tail)
+            while stop and row[stop - 1] == self.pad:
+                stop -= 1
+            bodies.append(row[len(self.start) : stop - len(self.end)])
+        return bodies
+
+    def splice(self, names: Sequence[str], n_ctx: int, position: Position) -> ClassTokens:
+        """ "<n_ctx places> name." with the name at the end, in the middle or at the front, as in CoOp's `PromptLearner`
+        (`trainers/coop.py`), whose class tokens are as many as the name has without its full stop.
+
+        Raises BackboneError when one doesn't fit.
+        """
+        rows, slots = [], []
+        for name, word, body in zip(names, self.encode(names), self.encode([f"{n}." for n in names]), strict=True):
+            before, split = {"end": (n_ctx, 0), "middle": (n_ctx // 2, len(word)), "front": (0, len(word))}[position]
+            places = [-1] * n_ctx
+            inner = places[:before] + body[:split] + places[before:] + body[split:]
+            row = self.start + inner + (self.end or [self.pad])
+            length = len(row) + len(self.tail)
+            if length > self.context_length:
+                raise BackboneError(
+                    f"class {name!r} is {len(body)} tokens long; with {n_ctx} context tokens, start and end that makes "
+                    f"{length}, and the text tower takes {self.context_length}",
+                    "shorten the name, or use fewer context tokens",
+                )
+            rows.append(row + [self.pad] * (self.context_length - length) + self.tail)
+            slots.append([i for i, token in enumerate(row) if token == -1])
+        ids = torch.tensor(rows, dtype=torch.long).reshape(len(names), self.context_length)
+        return ClassTokens(
+            tuple(names), ids.clamp(min=0), torch.tensor(slots, dtype=torch.long).reshape(len(names), n_ctx)
+        )
+
+    def captions(self, texts: Sequence[str]) -> ClassTokens:
+        """Plain texts, cut at the context length as the tokenizer does, without open places."""
+        ids = self.tokenizer(list(texts), context_length=self.context_length)
+        return ClassTokens(tuple(texts), ids, ids[:, :0])
+
+
+def _common(one: list[int], other: list[int]) -> list[int]:
+    """The ids that two texts begin with."""
+    return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]

@@ -1,0 +1,129 @@
+"""open_clip's text transformers behind one face, and the plain way through them: all positions of all texts."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+from promptkit.errors import BackboneError
+from promptkit.tensors import ClassTokens
+
+
+class TextTower:
+    """One face for open_clip's text transformers: spread over a `CLIP`, or whole in `model.text`.
+
+    It reads its source at every call, so moving or casting the model needs no word to it.
+
+    Raises BackboneError for a text encoder that takes no embeddings, or is not pooled.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.source: Any = getattr(model, "text", model)
+        if not hasattr(self.source, "token_embedding") or self.pool_type == "none":
+            raise BackboneError(
+                f"prompts can't be spliced into the text encoder {type(self.source).__name__}",
+                "choose a model with open_clip's own text transformer, such as ViT-B-16",
+            )
+
+    @property
+    def blocks(self) -> Any:
+        return self.source.transformer.resblocks
+
+    @property
+    def width(self) -> int:
+        return int(self.source.positional_embedding.shape[1])
+
+    @property
+    def joint_width(self) -> int:
+        projection = self.source.text_projection
+        if projection is None:
+            return self.width
+        return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+
+    @property
+    def pool_type(self) -> str:
+        return str(self.source.pool_type if isinstance(self.source, TextTransformer) else self.source.text_pool_type)
+
+    @property
+    def class_embedding(self) -> Tensor | None:
+        return getattr(self.source, "cls_emb", None)
+
+    def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape W"]:
+        embedded: Tensor = self.source.token_embedding(ids).to(self.source.transformer.get_cast_dtype())
+        return embedded
+
+    def mask(self, words: Int[Tensor, "N L"], length: int, dtype: torch.dtype) -> Tensor | None:
+        """The additive mask of `TextTransformer._embeds`, or of `CLIP.encode_text`. Context tokens are no padding."""
+        causal: Tensor | None = self.source.attn_mask
+        if self.class_embedding is None and not getattr(self.source, "use_pad_mask", False):
+            return causal
+        padding: Tensor = self.source._build_additive_mask(words, length, dtype)
+        return padding if causal is None else causal[:length, :length] + padding
+
+    def read_at(self, words: Int[Tensor, "C L"]) -> Int[Tensor, " C"]:
+        """Where each text is pooled, as in `text_global_pool`. Context tokens, -1, are no end token."""
+        if self.class_embedding is not None:
+            return torch.full_like(words[:, 0], words.shape[1])
+        match self.pool_type:
+            case "argmax":
+                return words.argmax(dim=-1)
+            case "eos":
+                end: int = self.source.eos_id if isinstance(self.source, TextTransformer) else self.source.text_eos_id
+                return (words == end).int().argmax(dim=-1)
+            case "first":
+                return torch.zeros_like(words[:, 0])
+            case _:
+                return torch.full_like(words[:, 0], words.shape[1] - 1)
+
+    def project(self, pooled: Float[Tensor, "... W"]) -> Float[Tensor, "... D"]:
+        """From the pooled tokens of the last block to unit-norm features."""
+        features: Tensor = self.source.ln_final(pooled)
+        projection = self.source.text_projection
+        if isinstance(projection, nn.Linear):
+            features = projection(features)
+        elif projection is not None:
+            features = features @ projection
+        return F.normalize(features, dim=-1)
+
+
+def mark_slots(classes: ClassTokens) -> tuple[Int[Tensor, "C L"], Int[Tensor, "C L"]]:
+    """The ids with -1 at the slots, and the number of the context token at each position with -1 elsewhere."""
+    words = classes.ids.scatter(1, classes.slots, -1)
+    numbers = torch.arange(classes.slots.shape[1], device=words.device).expand_as(classes.slots)
+    return words, torch.full_like(words, -1).scatter(1, classes.slots, numbers)
+
+
+def encode_rows(
+    tower: TextTower, context: Float[Tensor, "R #C M W"], deep: Float[Tensor, "J M W"] | None, classes: ClassTokens
+) -> Float[Tensor, "R C D"]:
+    """All positions of every text under R contexts through the tower's own blocks.
+
+    Matches `CLIP.encode_text` and `TextTransformer.forward` of open_clip, with contexts in place of embeddings.
+    """
+    rows, (n_classes, n_ctx) = len(context), classes.slots.shape
+    words, _ = mark_slots(classes)
+    at = classes.slots[None, :, :, None].expand(rows, -1, -1, context.shape[-1])
+
+    def splice(x: Tensor, tokens: Tensor) -> Tensor:
+        return x.scatter(2, at, tokens.to(x.dtype).expand(rows, n_classes, n_ctx, -1))
+
+    x = splice(tower.embed(words.clamp(min=0)).expand(rows, -1, -1, -1), context)
+    if tower.class_embedding is not None:
+        x = torch.cat([x, tower.class_embedding.to(x.dtype).expand(rows, n_classes, 1, -1)], dim=2)
+    length = x.shape[2]
+    x = x + tower.source.positional_embedding[:length].to(x.dtype)
+    mask = tower.mask(words.repeat(rows, 1), length, x.dtype)
+
+    def ordered(tokens: Tensor) -> Tensor:  # as the blocks want them, and back
+        return tokens if tower.source.transformer.batch_first else tokens.transpose(0, 1)
+
+    for j, block in enumerate(tower.blocks):
+        if deep is not None and 1 <= j <= len(deep):
+            x = splice(x, deep[j - 1])
+        flat = ordered(block(ordered(x.flatten(0, 1)), attn_mask=mask))
+        x = flat.reshape(rows, n_classes, length, -1)
+    pooled = x[:, torch.arange(n_classes, device=x.device), tower.read_at(words)]
+    return tower.project(pooled)

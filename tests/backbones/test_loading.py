@@ -1,0 +1,233 @@
+"""What `--backbone` and `--weights` take, and what is said about what they don't."""
+
+import builtins
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants as hub
+import open_clip
+import pytest
+import torch
+from open_clip.transformer import QuickGELU
+from safetensors.torch import save_file
+from torch import nn
+
+from promptkit.backbones import loading
+from promptkit.backbones.openclip import load_openclip
+from promptkit.backbones.tiny import tiny_backbone
+from promptkit.errors import BackboneError, PromptkitError, UnknownNameError
+
+Folder = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_hub_reachable", lambda: False)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A built-in architecture 'ViT-B-16' that is as small as the tiny CLIP, and its QuickGELU sister."""
+    vision = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 48, "head_width": 12}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 3}
+    config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+    registry = open_clip.factory._MODEL_CONFIGS
+    monkeypatch.setitem(registry, "ViT-B-16", config)
+    monkeypatch.setitem(registry, "ViT-B-16-quickgelu", {**config, "quick_gelu": True})
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    save_file(tiny_backbone().model.state_dict(), path)
+    return path
+
+
+def error_of(name: str, weights: str) -> PromptkitError:
+    start = time.perf_counter()
+    with pytest.raises(PromptkitError) as caught:
+        load_openclip(name, weights)
+    assert time.perf_counter() - start < 20
+    assert caught.value.__cause__ is None  # nothing for a reader but the message
+    return caught.value
+
+
+def activations(module: nn.Module) -> set[type]:
+    return {type(block.mlp.gelu) for block in module.modules() if hasattr(block, "mlp")}
+
+
+@pytest.mark.usefixtures("small")
+def test_random_weights_are_always_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = load_openclip("ViT-B/16", "none")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert load_openclip("ViT-B-16", "none").fingerprint == first.fingerprint
+    assert caplog.messages == ["random weights: ViT-B-16 has learned nothing"] * 2
+    assert {record.name for record in caplog.records} == {"promptkit"}
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file(weights_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        backbone = load_openclip("ViT-B-16", str(weights_file))
+    assert backbone.fingerprint == tiny_backbone().fingerprint
+    assert not caplog.messages
+
+
+def test_a_folder(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_backbone().model
+    backbone = load_openclip(folder(model=model), "openai")  # a schema brings its own weights
+    torch.testing.assert_close(backbone.model.visual.proj, model.visual.proj)
+    assert not caplog.messages
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("name", "tag", "expected"),
+    [
+        ("ViT-B-16", "openai", QuickGELU),
+        ("ViT-B-16", "dfn2b", QuickGELU),
+        ("ViT-B-16", "laion2b_s34b_b88k", nn.GELU),
+        ("ViT-B-16-quickgelu", "openai", QuickGELU),
+    ],
+)
+def test_the_tag_decides_on_the_activation(
+    monkeypatch: pytest.MonkeyPatch, weights_file: Path, name: str, tag: str, expected: type
+) -> None:
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(weights_file))
+    backbone = load_openclip(name, tag)
+    assert activations(backbone.model) == {expected}
+
+
+def test_no_tag_disagrees_the_other_way() -> None:
+    """QuickGELU can be forced on but not off: no architecture may say QuickGELU where its tag says GELU."""
+    for name, tag in open_clip.list_pretrained():
+        config = open_clip.get_model_config(name)
+        if "hf_model_name" not in config["text_cfg"] and config.get("quick_gelu"):
+            assert open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"), (name, tag)
+
+
+def test_unknown_architecture() -> None:
+    error = error_of("ViT-B-61", "none")
+    assert isinstance(error, UnknownNameError)
+    assert error.message == "no open_clip architecture named 'ViT-B-61'; did you mean 'ViT-B-16'?"
+    assert "open_clip.list_models()" in error.hint
+
+
+def test_unknown_tag() -> None:
+    error = error_of("ViT-B-16", "opneai")
+    assert isinstance(error, UnknownNameError)
+    assert error.message == "no weights for ViT-B-16 named 'opneai'; did you mean 'openai'?"
+    assert "laion2b_s34b_b88k" in error.hint
+    assert "none" in error.hint
+
+
+@pytest.mark.parametrize("path", ["weights.pt", "some/where"])
+def test_missing_file(path: str) -> None:
+    error = error_of("ViT-B-16", path)
+    assert error.message == f"no weights file {path}"
+    assert error.hint.startswith("or a tag of ViT-B-16: openai, ")
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    error = error_of("ViT-B-16", "openai")
+    assert error.message == (
+        "the weights openai for ViT-B-16: not on this machine, and https://huggingface.co can't be reached"
+    )
+    for part in ("timm/vit_base_patch16_clip_224.openai", "--weights PATH", "local-dir:PATH", "HF_HUB_CACHE"):
+        assert part in error.hint
+    assert not hub.HF_HUB_OFFLINE  # only while loading
+
+
+def test_a_repository_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    error = error_of("hf-hub:nobody/nothing", "none")
+    assert error.message.startswith("the model hf-hub:nobody/nothing: not on this machine")
+    assert "https://huggingface.co/nobody/nothing" in error.hint
+
+
+def test_whether_the_hub_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    loading._hub_reachable.cache_clear()
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    assert not loading._hub_reachable()
+    loading._hub_reachable.cache_clear()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("content", [b"", b"rubbish" * 100])
+def test_damaged_file(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    error = error_of("ViT-B-16", str(path))
+    assert isinstance(error, BackboneError)
+    assert error.message.startswith(f"the weights {path} for ViT-B-16 can't be read: ")
+    assert "\n" not in error.message
+    assert error.hint == "fetch the file again"
+
+
+@pytest.mark.usefixtures("small")
+def test_weights_of_another_architecture(tmp_path: Path) -> None:
+    torch.save(tiny_backbone(vision={"width": 36}).model.state_dict(), tmp_path / "weights.pt")
+    error = error_of("ViT-B-16", str(tmp_path / "weights.pt"))
+    assert "were made for another architecture: size mismatch for visual." in error.message
+    torch.save(tiny_backbone(text={"width": 40}).model.state_dict(), tmp_path / "weights.pt")
+    error = error_of("ViT-B-16", str(tmp_path / "weights.pt"))
+    assert "were made for another architecture: " in error.message
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")
+    error = error_of("ViT-B-16", str(tmp_path / "weights.pt"))
+    assert "were made for another architecture: " in error.message
+
+
+def test_folders_that_are_none(tmp_path: Path, folder: Folder) -> None:
+    config = tmp_path / "open_clip_config.json"
+    error = error_of(f"local-dir:{tmp_path}", "openai")
+    assert error.message == f"no file {config}"
+    assert error.hint == "a local-dir holds open_clip_config.json and a weights file"
+    for content in ("{", "[]", "{}"):
+        config.write_text(content)
+        assert error_of(f"local-dir:{tmp_path}", "openai").message.startswith(f"{config} is no open_clip configuration")
+    config.write_text('{"model_cfg": {}}')
+    assert "describes no text tower" in error_of(f"local-dir:{tmp_path}", "openai").message
+    name = folder()
+    assert error_of(name, "openai").message == f"no weights file in {tmp_path}"
+    assert "random" in error_of(name, "openai").hint
+    config.write_text(json.dumps({"model_cfg": {"embed_dim": 8, "vision_cfg": {"wdith": 3}, "text_cfg": {}}}))
+    assert "unexpected keyword argument 'wdith'" in error_of(name, "none").message
+
+
+def test_a_hugging_face_text_encoder_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("tokenizer"))
+    error = error_of("roberta-ViT-B-32", "laion2b_s12b_b32k")
+    assert "'roberta-ViT-B-32' is a Hugging Face encoder, roberta-base" in error.message
+
+
+def test_a_tokenizer_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_import = builtins.__import__
+
+    def without_transformers(name: str, *rest: Any, **kwargs: Any) -> Any:
+        if name == "transformers":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return plain_import(name, *rest, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_transformers)
+    error = error_of("ViT-B-16-SigLIP", "none")
+    assert error.message == "the tokenizer of ViT-B-16-SigLIP needs transformers, which is not installed"
+    assert error.hint == "pip install transformers"
+
+    def missing(name: str) -> None:
+        raise OSError("no such repository")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", missing)
+    assert error_of("ViT-B-16-SigLIP", "none").message.startswith(
+        "the tokenizer of ViT-B-16-SigLIP: not on this machine"
+    )

@@ -1,0 +1,235 @@
+"""The fast path gives what the plain path gives, and the plain path what open_clip gives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from promptkit.backbones.base import Position
+from promptkit.backbones.openclip import OpenClipBackbone
+from promptkit.backbones.prompt_encoder import encode_plain
+from promptkit.backbones.tiny import tiny_backbone
+from promptkit.errors import BackboneError
+from promptkit.tensors import ClassTokens, TextPrompts
+
+Make = Callable[..., OpenClipBackbone]
+
+NAMES = ("cat", "hot dog", "sea anemone", "Boeing 737-800", "pneumonoultramicroscopicsilicovolcanoconiosis", "x")
+LONG = "a very long name that goes on and on " * 4
+TOWERS = [
+    "plain",
+    "linear projection",
+    "no projection",
+    "eos pooling",
+    "layer scale",
+    "custom block",
+    "every custom feature",
+    "one block",
+    "not causal",
+    "read at the first token",
+    "read at the last token",
+]
+TINY = tiny_backbone()
+
+
+def both(backbone: OpenClipBackbone, context: torch.Tensor, deep: torch.Tensor | None, classes: ClassTokens) -> Any:
+    """Features, and gradients to what is learned, by the encoder and by the reference."""
+    learned = [context] if deep is None else [context, deep]
+    for tensor in learned:
+        tensor.requires_grad_()
+    prompts = TextPrompts(context, deep)
+    results = []
+    for encode in (backbone.encode_text, lambda p, c: encode_plain(backbone.text_tower, p, c)):
+        features = encode(prompts, classes)
+        probe = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+        gradients = torch.autograd.grad((features * probe).sum(), learned, allow_unused=True)
+        results.append((features.detach(), gradients))
+    return results
+
+
+def assert_same(results: Any) -> None:
+    (features, gradients), (expected, expected_gradients) = results
+    assert features.shape == expected.shape
+    assert relative(features, expected) < 1e-5
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(features.shape[:-1]))
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert (gradient is None) == (expected_gradient is None)
+        if gradient is not None:
+            assert relative(gradient, expected_gradient) < 1e-4
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.detach(), b.detach()
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+@pytest.mark.parametrize("kind", ["clip", "custom text"])
+@pytest.mark.parametrize("tower", TOWERS)
+def test_contexts_made_of_words_give_open_clips_features(make_backbone: Make, tower: str, kind: str) -> None:
+    backbone = make_backbone(tower, kind)
+    prompts = TextPrompts(backbone.embed_words("a photo of a")[None, None, None])
+    expected = {
+        "end": ["a photo of a cat.", "a photo of a hot dog."],
+        "middle": ["a photo cat of a.", "a photo hot dog of a."],
+        "front": ["cat a photo of a.", "hot dog a photo of a."],
+    }
+    for position, captions in expected.items():
+        classes = backbone.class_tokens(["cat", "hot dog"], 4, position)
+        target = backbone.model.encode_text(backbone.splicer.tokenizer(captions), normalize=True)
+        for features in (backbone.encode_text(prompts, classes), encode_plain(backbone.text_tower, prompts, classes)):
+            assert relative(features[0, :, 0], target) < 1e-5
+        assert relative(backbone.encode_captions(captions), target) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["coca", "pad mask"])
+def test_towers_that_mask_padding(make_backbone: Make, kind: str) -> None:
+    backbone = make_backbone("plain" if kind == "coca" else "not causal", kind)
+    captions = ["a photo of a cat.", "a photo of a hot dog."]
+    prompts = TextPrompts(backbone.embed_words("a photo of a")[None, None, None])
+    features = backbone.encode_text(prompts, backbone.class_tokens(["cat", "hot dog"], 4))
+    target = backbone.model.encode_text(backbone.splicer.tokenizer(captions), normalize=True)
+    assert relative(features[0, :, 0], target) < 1e-5
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_which_towers_are_packed(make_backbone: Make, text_towers: Any, tower: str) -> None:
+    everything, packed = text_towers
+    backbone = make_backbone(tower)
+    classes = backbone.class_tokens(NAMES, 2)
+    backbone.encode_text(TextPrompts(torch.randn(1, 1, 1, 2, 32)), classes)
+    assert tuple(TOWERS) == everything
+    assert (classes in backbone.encoder._layouts) == (tower in packed)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
+    long=st.booleans(),
+    position=st.sampled_from(["end", "middle", "front"]),
+    images=st.integers(1, 3),
+    class_specific=st.booleans(),
+    n_prompts=st.integers(1, 2),
+    n_ctx=st.integers(1, 4),
+    n_deep=st.integers(0, 2),
+    memory=st.sampled_from([None, 400_000]),
+)
+def test_fast_is_plain(
+    names: list[str],
+    long: bool,
+    position: Position,
+    images: int,
+    class_specific: bool,
+    n_prompts: int,
+    n_ctx: int,
+    n_deep: int,
+    memory: int | None,
+) -> None:
+    names = [*names, LONG] if long else names
+    classes = TINY.class_tokens(names, n_ctx, position)
+    generator = torch.Generator().manual_seed(0)
+    context = torch.randn(images, len(names) if class_specific else 1, n_prompts, n_ctx, 32, generator=generator)
+    deep = torch.randn(n_deep, n_ctx, 32, generator=generator) if n_deep else None
+    TINY.encoder.memory_bytes = memory
+    assert_same(both(TINY, context, deep, classes))
+
+
+@pytest.mark.parametrize("position", ["end", "middle"])
+@pytest.mark.parametrize("kind", ["clip", "custom text"])
+@pytest.mark.parametrize("tower", TOWERS)
+def test_fast_is_plain_for_all_towers(make_backbone: Make, tower: str, kind: str, position: Position) -> None:
+    backbone = make_backbone(tower, kind)
+    torch.manual_seed(0)
+    classes = backbone.class_tokens([*NAMES, LONG], 3, position)
+    deep = torch.randn(1, 3, 32) if tower != "one block" else None
+    assert_same(both(backbone, torch.randn(2, 1, 2, 3, 32), deep, classes))
+
+
+def test_lengths_that_differ_wildly_are_not_padded_to_the_longest() -> None:
+    classes = TINY.class_tokens(["cat"] * 40 + [LONG], 2)
+    TINY.encoder.memory_bytes = None
+    assert_same(both(TINY, torch.randn(1, 1, 1, 2, 32), None, classes))
+    (layout,) = TINY.encoder._layouts[classes].values()
+    assert sum(len(bucket.pad) for bucket in layout.rest.buckets) < 2 * len(layout.rest.ids)
+    assert len(layout.rest.buckets) == 2
+
+
+def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    classes = backbone.class_tokens(NAMES[:3], 2)
+    prompts = TextPrompts(torch.randn(2, 1, 2, 2, 32, requires_grad=True))
+    passes: list[tuple[int, int]] = []
+    encode = backbone.encoder._encode
+
+    def count(context: Any, deep: Any, classes: Any, some: range) -> Any:
+        passes.append((len(context), len(some)))
+        return encode(context, deep, classes, some)
+
+    monkeypatch.setattr(backbone.encoder, "_encode", count)
+    backbone.encode_text(prompts, classes)
+    assert passes == [(4, 3)]
+    passes.clear()
+    backbone.encoder.memory_bytes = 1
+    features = backbone.encode_text(prompts, classes)
+    assert passes == [(1, 1)] * 12
+    features.sum().backward()
+    assert len(passes) == 24  # run again for the backward pass
+    passes.clear()
+    with torch.no_grad():
+        backbone.encode_text(prompts, classes)
+    assert passes == [(1, 1)] * 12
+
+
+def test_training_after_evaluation_in_inference_mode() -> None:
+    with torch.inference_mode():
+        classes = TINY.class_tokens(NAMES, 2, "middle")
+        TINY.encode_text(TextPrompts(torch.randn(1, 1, 1, 2, 32)), classes)
+    assert_same(both(TINY, torch.randn(1, 1, 1, 2, 32), None, classes))
+
+
+def test_autocast() -> None:
+    backbone = tiny_backbone()
+    classes = backbone.class_tokens(NAMES, 2, "middle")
+    prompts = TextPrompts(torch.randn(2, 1, 1, 2, 32, requires_grad=True), torch.randn(1, 2, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        features = backbone.encode_text(prompts, classes)
+    features.float().sum().backward()
+    exact = backbone.encode_text(prompts, classes)
+    assert relative(features.float(), exact) < 0.05
+    assert relative(exact, encode_plain(backbone.text_tower, prompts, classes)) < 1e-5
+
+
+def test_other_dtypes() -> None:
+    backbone = tiny_backbone().to(torch.float64)
+    classes = backbone.class_tokens(NAMES, 2)
+    prompts = TextPrompts(torch.randn(2, 1, 1, 2, 32))
+    features = backbone.encode_text(prompts, classes)
+    assert features.dtype == torch.float64
+    assert relative(features, encode_plain(backbone.text_tower, prompts, classes)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("context", "deep", "message"),
+    [
+        ((1, 1, 1, 2, 31), None, "context vectors are 31 wide; this text tower takes 32"),
+        ((1, 1, 1, 3, 32), None, "3 context tokens for classes with 2 open places"),
+        ((1, 5, 1, 2, 32), None, "contexts of 5 classes for 6 classes"),
+        ((1, 1, 1, 2, 32), (1, 2, 31), "deep prompts are 2 x 31; this text tower and these classes take 2 x 32"),
+        ((1, 1, 1, 2, 32), (3, 2, 32), "deep prompts for 3 blocks after the first; the text tower has 3"),
+    ],
+)
+def test_prompts_that_do_not_fit(context: tuple[int, ...], deep: tuple[int, ...] | None, message: str) -> None:
+    prompts = _unchecked_prompts(torch.randn(context), torch.randn(deep) if deep else None)
+    with pytest.raises(BackboneError) as caught:
+        TINY.encoder(prompts, TINY.class_tokens(NAMES, 2))
+    assert caught.value.message == message
+
+
+def _unchecked_prompts(context: torch.Tensor, deep: torch.Tensor | None) -> TextPrompts:
+    """Shapes that the checks of the test suite would refuse, as they reach the encoder in production."""
+    prompts = object.__new__(TextPrompts)
+    object.__setattr__(prompts, "context", context)
+    object.__setattr__(prompts, "deep", deep)
+    return prompts

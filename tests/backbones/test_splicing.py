@@ -1,0 +1,83 @@
+"""Class names become tokens with open places, whatever the tokenizer's frame looks like."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from promptkit.backbones.base import Position
+from promptkit.backbones.splicing import Splicer
+from promptkit.backbones.tiny import tiny_backbone
+from promptkit.errors import BackboneError
+
+
+class Letters:
+    """A tokenizer with one token per letter, and any frame."""
+
+    def __init__(self, start: list[int], end: list[int], pad: int, tail: list[int]) -> None:
+        self.start, self.end, self.pad, self.tail = start, end, pad, tail
+
+    def __call__(self, texts: Sequence[str], context_length: int = 16) -> torch.Tensor:
+        rows = []
+        for text in texts:
+            room = context_length - len(self.start) - len(self.end) - len(self.tail)
+            row = self.start + [ord(letter) for letter in text][:room] + self.end
+            rows.append(row + [self.pad] * (context_length - len(row) - len(self.tail)) + self.tail)
+        return torch.tensor(rows)
+
+
+FRAMES = {
+    "start and end": Letters([1], [2], 0, []),
+    "two start tokens": Letters([1, 3], [2], 0, []),
+    "no start, pads with its end": Letters([], [2], 2, []),
+    "neither": Letters([], [], 0, []),
+    "another pad": Letters([1], [2], 9, []),
+    "class token in the last place": Letters([1], [2], 0, [5]),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_any_frame(frame: str, position: Position) -> None:
+    tokenizer = FRAMES[frame]
+    classes = Splicer(tokenizer, 16).splice(["ab", "cde"], 3, position)
+    for row, (name, slots) in enumerate(zip(("ab", "cde"), classes.slots, strict=True)):
+        template = {"end": f"XXX{name}.", "middle": f"X{name}XX.", "front": f"{name}XXX."}[position]
+        (expected,) = tokenizer([template])
+        assert (expected[slots] == ord("X")).all()
+        torch.testing.assert_close(classes.ids[row].index_fill(0, slots, ord("X")), expected)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_longest_name_that_fits_and_one_more(frame: str) -> None:
+    tokenizer = FRAMES[frame]
+    splicer = Splicer(tokenizer, 16)
+    room = 16 - len(tokenizer.start) - max(len(tokenizer.end), 1) - len(tokenizer.tail) - 3
+    assert splicer.splice(["x" * (room - 1)], 3, "end").ids.shape == (1, 16)
+    with pytest.raises(BackboneError, match=r"class 'x+' is \d+ tokens long; with 3 context tokens.* takes 16"):
+        splicer.splice(["ab", "x" * room], 3, "end")
+
+
+def test_clip() -> None:
+    backbone = tiny_backbone()
+    classes = backbone.class_tokens(["hot dog"], 4)
+    expected = backbone.splicer.tokenizer(["X X X X hot dog."])
+    assert classes.names == ("hot dog",)
+    assert classes.slots.tolist() == [[1, 2, 3, 4]]
+    torch.testing.assert_close(classes.ids[:, 5:], expected[:, 5:])
+    assert backbone.class_tokens([], 4).ids.shape == (0, 77)
+
+
+def test_words_are_embedded_without_their_frame() -> None:
+    backbone = tiny_backbone()
+    ids = backbone.splicer.tokenizer(["a photo of a"])[0, 1:5]
+    torch.testing.assert_close(backbone.embed_words("a photo of a"), backbone.model.token_embedding(ids))
+    assert backbone.embed_words("").shape == (0, 32)
+
+
+def test_a_name_that_is_too_long() -> None:
+    with pytest.raises(BackboneError) as caught:
+        tiny_backbone().class_tokens(["cat", "dog " * 80], 4)
+    assert "is 81 tokens long; with 4 context tokens, start and end that makes 87" in caught.value.message
+    assert "takes 77" in caught.value.message
+    assert caught.value.hint == "shorten the name, or use fewer context tokens"
