@@ -5,10 +5,12 @@ from pathlib import Path
 
 import promptkit
 
-LAYERS = (
-    "errors hooks tensors backbones components learner builtins registry config build data "
-    "training.checkpoint evaluation training testing cli __main__"
-).split()
+# fmt: off
+LAYERS = [
+    "errors", "hooks", "tensors", "backbones", "components", "learner", "builtins", "registry", "config", "build", "data",
+    "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
+]
+# fmt: on
 
 ROOT = Path(promptkit.__file__).parent
 

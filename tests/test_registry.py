@@ -143,5 +143,5 @@ def test_registered_puts_a_plugin_in_place_for_a_block() -> None:
 
 
 def test_registered_raises_what_is_wrong_with_a_plugin() -> None:
-    with pytest.raises(PluginError, match="marked with @promptkit.hookimpl"), registered(object()):
+    with pytest.raises(PluginError, match=r"marked with @promptkit\.hookimpl"), registered(object()):
         pass

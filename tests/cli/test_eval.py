@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-Command = Callable[..., "Finished"]  # noqa: F821
+Command = Callable[..., "Finished"]
 
 
 def figures(path: Path) -> dict[str, dict[str, dict[str, float]]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-Command = Callable[..., "Finished"]  # noqa: F821
+Command = Callable[..., "Finished"]
 
 
 def test_list_names_everything_with_its_package(promptkit: Command) -> None:

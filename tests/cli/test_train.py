@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-Command = Callable[..., "Finished"]  # noqa: F821
+Command = Callable[..., "Finished"]
 
 RECIPES = ("zeroshot", "coop", "cocoop", "gopro", "gopro-reference")
 
@@ -89,7 +89,10 @@ def test_clipping_bounds_what_a_step_changes(train: Command, tmp_path: Path) -> 
     [
         (("gopr",), "error: no recipe named 'gopr'; did you mean 'gopro'?"),
         (("gopro", "--set", "prompts=gpro"), "error: no prompts named 'gpro'; did you mean 'gopro'?"),
-        (("gopro", "--set", "prompts.nctx=3"), "error: no option of prompts 'gopro' named 'nctx'; did you mean 'n_ctx'?"),
+        (
+            ("gopro", "--set", "prompts.nctx=3"),
+            "error: no option of prompts 'gopro' named 'nctx'; did you mean 'n_ctx'?",
+        ),
         (("gopro", "--set", "promts.n_ctx=3"), "error: no slot named 'promts'; did you mean 'prompts'?"),
         (("gopro", "--set", "prompts.n_ctx=many"), "error: prompts.n_ctx='many': expected int"),
         (("coop", "--set", "prompts.position=top"), "error: prompts.position='top': expected end|middle|front"),
@@ -151,7 +154,9 @@ def test_a_finished_run_is_not_overwritten_without_force(train: Command, tmp_pat
     assert tensors(tmp_path / "run") != before
 
 
-def test_an_output_folder_that_cannot_be_made_is_said_before_anything_is_trained(train: Command, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_made_is_said_before_anything_is_trained(
+    train: Command, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     done = train("coop", "--out", "file/run")
     assert done.status == 2
@@ -181,7 +186,20 @@ def test_unreadable_pictures_are_named_and_counted_or_an_error(
     promptkit: Command, pictures: Path, tmp_path: Path
 ) -> None:
     data = damaged(tmp_path / "data", pictures)
-    words = ("train", "coop", "--data", data, "--backbone", "tiny", "--weights", "none", "--epochs", "1", "--workers", "0")
+    words = (
+        "train",
+        "coop",
+        "--data",
+        data,
+        "--backbone",
+        "tiny",
+        "--weights",
+        "none",
+        "--epochs",
+        "1",
+        "--workers",
+        "0",
+    )
     done = promptkit(*words, "--out", "run")
     assert done.status == 0
     left_out = re.findall(r"warning: (\d) pictures? left out: (.*)", done.err)
