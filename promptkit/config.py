@@ -165,7 +165,10 @@ def resolve(
     swapped, typed = _read_sets(sets)
     from_file = _flatten(file or {})
     for slot in COMPONENT_SLOTS:
-        names[slot] = swapped.get(slot) or from_file.pop(f"{slot}.name", None) or names[slot]
+        filed = from_file.pop(f"{slot}.name", names[slot])
+        if not isinstance(filed, str):
+            raise ConfigError(f"run file: {slot}.name is {filed!r}, expected a component's name")
+        names[slot] = swapped.get(slot, filed)
 
     classes: dict[str, type] = dict(_CORE)
     for slot, name in names.items():
