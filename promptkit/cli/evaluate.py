@@ -68,16 +68,17 @@ def evaluate(
             on_batch=lambda pictures: progress.advance(task, pictures),
         )
     warn_unreadable(found.unreadable)
-    console().print(_table(found, f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes"))
+    console().print(f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True)
+    console().print(_table(found))
     if json_:
         _write_json(json_, found)
 
 
-def _table(found: "Evaluation", title: str) -> "Table":
+def _table(found: "Evaluation") -> "Table":
     """A row per domain, then the mean and the worst over domains; accuracy and macro accuracy for each run."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("domain")
     for name in found.scores:
         table.add_column(f"{name}\naccuracy", justify="right")

@@ -1,0 +1,47 @@
+"""What the README shows is true."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import promptkit as package
+from promptkit.testing import registered
+
+Command = Callable[..., "Finished"]
+
+README = Path(package.__file__).parents[1] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_its_learner_trains_and_is_evaluated_on_new_classes(train: Command, promptkit: Command) -> None:
+    module = ModuleType("promptkit_tilted")
+    exec(blocks("python")[0], module.__dict__)
+    with registered(module):
+        assert train("tilted", "--classes", "base", "--out", "run", "--set", "loss.smoothing=0.2").status == 0
+        assert promptkit("eval", "run", "--classes", "new").status == 0
+
+
+def test_its_python_opens_a_run(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    train("gopro", "--out", "runs/gopro")
+    names = {"pixels": torch.randn(2, 3, 32, 32)}
+    exec(blocks("python")[1], names)
+    assert names["logits"].shape == (2, 2)
+
+
+def test_its_options_exist(promptkit: Command) -> None:
+    commands = re.findall(
+        r"^\$ promptkit (train|eval|list|show)(.*?)(?:#.*)?$", "\n".join(blocks("console")), re.MULTILINE
+    )
+    assert len(commands) >= 8
+    for command, words in commands:
+        shown = promptkit(command, "--help").out
+        for option in re.findall(r"--[a-z-]+", words):
+            assert option in shown, f"{command} {option}"
