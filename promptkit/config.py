@@ -54,6 +54,7 @@ class TrainSettings:
     warmup_lr: Annotated[float, "learning rate of the warm-up"] = 1e-5
     clip_grad: Annotated[float, "largest norm of the gradient; 0: not clipped"] = 0.0
     precision: Annotated[Literal["float32", "bf16"], "arithmetic of the forward pass"] = "float32"
+    save_minutes: Annotated[float, "minutes after which a long epoch is saved, to be resumed in its middle"] = 10.0
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps"] = "auto"
     workers: Annotated[int, "processes that prepare pictures; -1: chosen from the machine"] = -1
     seed: Annotated[int, "of shots, order, views and initial values"] = 1

@@ -7,8 +7,8 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "hooks", "tensors", "backbones", "components", "learner", "builtins", "registry", "config", "build", "data",
-    "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
+    "errors", "hooks", "tensors", "distributed", "backbones", "components", "learner", "builtins", "registry", "config",
+    "build", "data", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
 ]
 # fmt: on
 
@@ -64,7 +64,7 @@ def test_each_layer_imports_only_from_its_left() -> None:
 
 def test_plugins_import_only_what_is_public() -> None:
     public = {"promptkit", "promptkit.backbones.base", "promptkit.hooks"} | {
-        f"promptkit.{name}" for name in ("components", "learner", "tensors", "testing", "errors")
+        f"promptkit.{name}" for name in ("components", "distributed", "learner", "tensors", "testing", "errors")
     }
     plugins = list((ROOT.parent / "plugins").glob("*/promptkit_*/*.py"))
     assert plugins

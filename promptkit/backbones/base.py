@@ -97,6 +97,10 @@ class Backbone(nn.Module, ABC):
     def embed_words(self, words: str) -> Float[Tensor, "M W"]:
         """Token embeddings of a text, without start and end: to start context vectors from words."""
 
+    def use_less_memory(self) -> bool:
+        """Compute in smaller pieces from now on, after a device ran out of memory. False: they are the smallest."""
+        return False
+
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode, whatever the module that holds the backbone does."""
         return super().train(False)

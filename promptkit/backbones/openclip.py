@@ -87,6 +87,9 @@ class OpenClipBackbone(Backbone):
     ) -> ImageFeatures:
         return self.image_tower.encode(pixels, prompts, taps, patches)
 
+    def use_less_memory(self) -> bool:
+        return self.encoder.halve_chunks()
+
     def encode_text(self, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
         """See `PromptEncoder`."""
         return self.encoder(prompts, classes)

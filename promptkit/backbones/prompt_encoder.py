@@ -208,6 +208,8 @@ class PromptEncoder:
     def __init__(self, tower: TextTower) -> None:
         self.tower = tower
         self.memory_bytes: int | None = None
+        self._last_pass = (1, 1)
+        self._last_bytes = 0
         self._layouts: WeakKeyDictionary[ClassTokens, dict[Any, Layout | None]] = WeakKeyDictionary()
         self._plain_because = _why_plain(tower)
         if self._plain_because:
@@ -243,6 +245,13 @@ class PromptEncoder:
             parts.append(torch.cat(part, dim=1))
         return torch.unflatten(torch.cat(parts), 0, (images, n_prompts)).transpose(1, 2)
 
+    def halve_chunks(self) -> bool:
+        """Let the next passes hold half of what the last ones held. False when they were of one text each."""
+        if self._last_pass == (1, 1):
+            return False
+        self.memory_bytes = max(1, self._last_bytes // 2)
+        return True
+
     def _encode(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range) -> Tensor:
         layout = self._layout(classes, some, context.shape[1] > 1, context.device)
         if layout is None:
@@ -275,7 +284,9 @@ class PromptEncoder:
         kept = 4 * (12 * width + 3 * hidden) * (len(self.tower.blocks) if gradients else 1)
         row = max(1, kept * tokens)
         budget = self.memory_bytes or _free_bytes(device) // 2
-        return max(1, min(rows, budget // row)), max(1, min(n_classes, n_classes * budget // row))
+        steps = max(1, min(rows, budget // row)), max(1, min(n_classes, n_classes * budget // row))
+        self._last_pass, self._last_bytes = steps, row * steps[0] * steps[1] // n_classes
+        return steps
 
 
 def _subset(classes: ClassTokens, some: range) -> ClassTokens:

@@ -3,12 +3,14 @@
 import logging
 import os
 import sys
+import time
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from promptkit.cli import evaluate, plugins, train
+from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
 app = typer.Typer(
@@ -31,11 +33,12 @@ def main() -> None:
     """Run a command; whatever goes wrong becomes one message, and a trace only with --debug."""
     debug = "--debug" in sys.argv[1:]
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    _log_to(errors, debug)
+    _log_to(Console(stderr=True, soft_wrap=True, highlight=False, quiet=RANK > 0), debug)
     try:
         # click would turn Ctrl-C into an "Aborted!" that says nothing of what was kept.
         status = app(standalone_mode=True)
     except PromptkitError as error:
+        _let_the_first_speak(errors)
         if debug:
             errors.print_exception()
         errors.print(f"[red bold]error:[/] {escape(error.message)}")
@@ -47,12 +50,20 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Exception as error:
+        _let_the_first_speak(errors)
         if debug:
             raise
         errors.print(f"[red bold]error:[/] unexpected {type(error).__name__}: {escape(str(error))}")
         errors.print("[bold]hint:[/]  --debug shows where; please report it")
         status = 1
     sys.exit(status)
+
+
+def _let_the_first_speak(errors: Console) -> None:
+    """A mistake that all processes make ends the first one, and with it the others, before they repeat it."""
+    if RANK:
+        time.sleep(3)
+        errors.print(f"process {RANK}:")
 
 
 def _log_to(console: Console, debug: bool) -> None:

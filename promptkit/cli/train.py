@@ -46,6 +46,9 @@ def train(
         Path | None, typer.Option(help="A run file, such as the run.toml of a run to repeat.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that --out holds, where it was stopped.")
+    ] = False,
     strict: options.Strict = False,
     debug: options.Debug = False,
 ) -> None:
@@ -57,8 +60,11 @@ def train(
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import read_run_file, resolve
     from promptkit.registry import installed
+    from promptkit.training.checkpoint import SETTINGS
     from promptkit.training.run import Run
 
+    if resume and not config and out and (out / SETTINGS).exists():
+        config = out / SETTINGS
     tables = read_run_file(config) if config else {}
     recipe = recipe or tables.get("recipe")
     if recipe is None:
@@ -88,7 +94,7 @@ def train(
 
     terminal = console()
     out = out or Path("runs") / recipe
-    run = Run(settings, out, force)
+    run = Run(settings, out, force, resume)
     terminal.print(
         f"{recipe} on {run.backbone.name} ({run.backbone.weights}), {len(run.dataset.classnames)} classes, "
         f"{len(run.batches.pictures)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",

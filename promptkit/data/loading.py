@@ -10,19 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 
+from promptkit import distributed
 from promptkit.backbones.base import ImageSpec
 from promptkit.components import Views
 from promptkit.data.layouts import Item
-from promptkit.errors import DataError
+from promptkit.errors import ConfigError, DataError
 from promptkit.tensors import Batch
 
 MAX_PIXELS = 178_956_970
@@ -140,6 +142,14 @@ def collate(samples: Sequence[Sample | Unreadable]) -> Loaded:
     return Loaded(Batch(views, torch.tensor([sample.label for sample in readable])), index, unreadable)
 
 
+class Batches(Protocol):
+    """What training runs over: epochs of `Loaded`, from any batch on."""
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None: ...
+
+    def __iter__(self) -> Iterator[Loaded]: ...
+
+
 class TrainingPictures(TorchDataset[Sample | Unreadable]):
     """Pictures in random views. The key is (epoch, index): workers outlive an epoch, so an attribute wouldn't do."""
 
@@ -200,6 +210,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.length = length
         self.seed = seed
         self.epoch = 0
+        self.skip = 0
+        """Pictures at the beginning of the epoch that are done already."""
 
     def __len__(self) -> int:
         return self.length
@@ -207,7 +219,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(mixed)))
-        for index in order.tolist():
+        for index in order.tolist()[self.skip :]:
             yield self.epoch, index
 
 
@@ -230,27 +242,27 @@ class Loader(DataLoader[Sample | Unreadable]):
             raise DataError("there are no pictures to load", "does the data have this split, and these classes?")
         workers = default_workers(len(pictures)) if workers is None else workers
         self.pictures = pictures
+        self.pictures_per_batch = batch_size
         self.strict = strict
         self.epochs = sampler
         with _quiet():
             super().__init__(
                 pictures,
-                batch_size,
-                sampler=sampler,
+                batch_sampler=_share(sampler or SequentialSampler(pictures), batch_size, shuffled=sampler is not None),
                 num_workers=workers,
                 collate_fn=collate,
                 pin_memory=pin_memory,
-                drop_last=sampler is not None and len(pictures) >= batch_size,
                 worker_init_fn=_start_worker,
                 # Otherwise every iteration would draw from torch's global generator.
                 generator=torch.Generator().manual_seed(0),
                 persistent_workers=sampler is not None and workers > 0,
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the random views of the next iteration; only training has epochs."""
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the order and the random views of the next iteration, and how many of its batches are done already."""
         if self.epochs is not None:
             self.epochs.epoch = epoch
+            self.epochs.skip = skip * self.pictures_per_batch
 
     def __iter__(self) -> Iterator[Loaded]:  # type: ignore[override]
         with _quiet():
@@ -263,6 +275,23 @@ class Loader(DataLoader[Sample | Unreadable]):
                     f"{first.path} can't be read: {first.reason}", "unless loading is strict, it is left out"
                 )
             yield loaded
+
+
+def _share(sampler: Sampler[Any], batch_size: int, shuffled: bool) -> Sampler[list[Any]]:
+    """Batches of the sampler; in one of several processes, this one's part of each training batch.
+
+    Raises ConfigError when the processes can't have equal parts.
+    """
+    batches = BatchSampler(sampler, batch_size, drop_last=shuffled and len(sampler) >= batch_size)  # type: ignore[arg-type]
+    n = distributed.processes()
+    if n == 1 or not shuffled:
+        return batches
+    if batch_size % n:
+        raise ConfigError(f"a batch of {batch_size} pictures can't be split evenly over {n} processes")
+    from accelerate.data_loader import BatchSamplerShard
+
+    shard: Sampler[list[Any]] = BatchSamplerShard(batches, n, distributed.rank(), split_batches=True)
+    return shard
 
 
 def train_loader(

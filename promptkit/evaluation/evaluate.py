@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from promptkit import distributed
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Loader, Unreadable, eval_loader
 from promptkit.errors import DataError
@@ -46,8 +47,14 @@ def evaluate(
     of a domain is readable, or with `strict` at the first that is not.
     """
     image = next(iter(learners.values())).scene.backbone.image
-    loader = eval_loader(dataset.items, image, batch_size=batch_size, workers=workers, strict=strict)
-    predicted, index, unreadable = _predict_all(list(learners.values()), loader, on_batch)
+    rank, n = distributed.rank(), distributed.processes()
+    items = dataset.items[rank::n]
+    loader = eval_loader(items, image, batch_size=batch_size, workers=workers, strict=strict)
+    guesses, own_index, own_unreadable = _predict_all(list(learners.values()), loader, on_batch)
+    # Every process saw every n-th picture, once, and now all know what the others saw.
+    index = distributed.gather_objects([rank + n * i for i in own_index])
+    unreadable = distributed.gather_objects(own_unreadable)
+    predicted = [torch.tensor(distributed.gather_objects(guess.tolist()), dtype=torch.long) for guess in guesses]
 
     label = torch.tensor([dataset.items[i].label for i in index])
     where: dict[str, list[int]] = {domain: [] for domain in dataset.domains or ("all",)}

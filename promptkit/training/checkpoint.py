@@ -1,4 +1,7 @@
-"""A run's folder: `learner.safetensors` (what was learned), `run.toml` (how), `log.jsonl` (one line an epoch)."""
+"""A run's folder: `learner.safetensors` (what was learned), `run.toml` (how), `log.jsonl` (one line an epoch).
+
+While it trains, also `state.safetensors`, from which it can be resumed (`promptkit.training.state`).
+"""
 
 import json
 import os
@@ -13,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, load_backbone, pick_device
 from promptkit.config import RunConfig, read_run_file, resolve
@@ -20,7 +24,7 @@ from promptkit.errors import CheckpointError, OutputError
 from promptkit.learner import Learner
 from promptkit.registry import installed
 
-WEIGHTS, SETTINGS, LOG = "learner.safetensors", "run.toml", "log.jsonl"
+WEIGHTS, SETTINGS, LOG, STATE = "learner.safetensors", "run.toml", "log.jsonl", "state.safetensors"
 
 _HEADER = "promptkit"
 
@@ -45,27 +49,50 @@ class Metadata:
 
 
 class RunFolder:
-    """Writes a run. Every file appears whole or not at all; the log grows by whole lines."""
+    """Writes a run, from the first of its processes. Every file appears whole or not at all; the log grows by lines."""
 
-    def __init__(self, path: Path, force: bool = False) -> None:
+    def __init__(self, path: Path, force: bool = False, resume: bool = False) -> None:
         """Make the folder. Raises OutputError when it holds a run already, or can't be written."""
         self.path = path
-        if (path / WEIGHTS).exists() and not force:
-            raise OutputError(f"{path} holds a run already", "choose another --out, or replace it with --force")
+        self.state = path / STATE
+        self.writes = distributed.rank() == 0
+        stopped = " that was stopped" if self.state.exists() else " already"
+        if (self.state.exists() or (path / WEIGHTS).exists()) and not (force or resume):
+            go_on = "go on with --resume, " if self.state.exists() else ""
+            raise OutputError(
+                f"{path} holds a run{stopped}", f"{go_on}choose another --out, or replace it with --force"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from None
 
     def start(self, config: RunConfig) -> None:
+        """Begin a new run here; the learner of an old one stays until there is something to put in its place."""
+        if self.writes:
+            self.state.unlink(missing_ok=True)
         self._replace(SETTINGS, tomli_w.dumps(config.to_tables()).encode())
         self._replace(LOG, b"")
+
+    def go_on(self, epoch: int) -> None:
+        """Continue the log at an epoch: lines that the state knows nothing of are written again."""
+        lines = (self.path / LOG).read_text(encoding="utf-8").splitlines(keepends=True) if self.writes else []
+        self._replace(LOG, "".join(lines[: epoch - 1]).encode())
 
     def save(self, learner: Learner, metadata: Metadata) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.state_dict().items()}
         self._replace(WEIGHTS, save(tensors, {_HEADER: json.dumps(asdict(metadata))}))
 
+    def save_state(self, content: bytes) -> None:
+        self._replace(STATE, content)
+
+    def finish(self) -> None:
+        if self.writes:
+            self.state.unlink(missing_ok=True)
+
     def log(self, line: Mapping[str, Any]) -> None:
+        if not self.writes:
+            return
         try:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -74,6 +101,8 @@ class RunFolder:
 
     def _replace(self, name: str, content: bytes) -> None:
         """Write beside the old file, sync, rename: a crash or a full disk leaves the old file as it was."""
+        if not self.writes:
+            return
         target = self.path / name
         fresh = target.with_name(f".{name}.{os.getpid()}")
         try:

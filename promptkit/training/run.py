@@ -1,12 +1,15 @@
 """One run from its configuration to its folder: read the data, build the learner, train, save after every epoch."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from torch import Tensor
 
 import promptkit
+from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.config import DataSettings, RunConfig
@@ -17,9 +20,10 @@ from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.learner import Learner
 from promptkit.registry import Registry, installed
-from promptkit.training.checkpoint import Metadata, RunFolder
+from promptkit.training import state
+from promptkit.training.checkpoint import WEIGHTS, Metadata, RunFolder, read_metadata
 from promptkit.training.progress import TrainingProgress
-from promptkit.training.trainer import EpochResult, fit
+from promptkit.training.trainer import EpochResult, Trainer
 
 log = logging.getLogger("promptkit")
 
@@ -44,15 +48,23 @@ def training_data(settings: DataSettings, seed: int) -> Dataset:
 class Run:
     """A run that is ready to train. Building it checks everything that can be checked before the first step."""
 
-    def __init__(self, config: RunConfig, out: Path, force: bool = False, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        force: bool = False,
+        resume: bool = False,
+        registry: Registry | None = None,
+    ) -> None:
         registry = registry or installed()
         train = config.train
         if train.epochs < 0 or train.batch_size < 1:
             raise ConfigError(f"epochs={train.epochs}, batch_size={train.batch_size}: expected at least 0 and 1")
         self.config = config
         self.dataset = training_data(config.data, train.seed)
-        self.folder = RunFolder(out, force)
-        self.device = pick_device(train.device)
+        self.resume = resume
+        self.device = distributed.start(train.device) or pick_device(train.device)
+        self.folder = RunFolder(out, force, resume)
         self.backbone: Backbone = load_backbone(config.backbone, registry).to(self.device)
         self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
         self.batches: Loader = train_loader(
@@ -73,20 +85,53 @@ class Run:
         return sum(parameter.numel() for parameter in self.learner.parameters())
 
     def train(self, console: Console) -> Metadata:
-        """Train to the end; what each epoch learned is saved before the next begins."""
+        """Train to the end, from the beginning or from where the run was stopped.
+
+        What each epoch learned is saved before the next begins.
+        """
         epochs = self.config.train.epochs
-        self.folder.start(self.config)
+        if self.resume and not self.folder.state.exists() and (self.folder.path / WEIGHTS).exists():
+            metadata = read_metadata(self.folder.path)
+            console.print(f"{self.folder.path} is finished already, after {metadata.epochs} epochs", soft_wrap=True)
+            return metadata
         if not epochs or not self.trained_parameters:
+            self.folder.start(self.config)
             self.learner.eval()
             return self._save(epochs, {})
-        metadata = None
+
+        trainer = Trainer(self.learner, self.batches, self.config.train)
+        fingerprint = self.dataset.fingerprint()
+        if self.resume and self.folder.state.exists():
+            state.resume(trainer, self.folder.state, self.config, fingerprint)
+            at = trainer.position
+            self.folder.go_on(at.epoch)
+            self.saved_epoch = at.epoch - 1
+            console.print(f"going on in epoch {at.epoch} after {at.batch} batches")
+        else:
+            self.folder.start(self.config)
+
+        def save_state() -> None:
+            self.folder.save_state(state.pack(trainer, self.config, fingerprint))
+
+        saved = time.monotonic()
+
+        def on_step(terms: Mapping[str, Tensor], pictures: int) -> None:
+            nonlocal saved
+            progress.step(terms, pictures)
+            # Several processes would have to agree on the time; they save after every epoch.
+            if distributed.processes() == 1 and time.monotonic() - saved > 60 * self.config.train.save_minutes:
+                save_state()
+                saved = time.monotonic()
+
         with TrainingProgress(console, epochs, len(self.batches.pictures)) as progress:
-            for result in fit(self.learner, self.batches, self.config.train, progress.step):
+            for result in trainer.epochs(on_step):
                 self._report(result.unreadable)
                 val_accuracy = self._validate()
                 progress.epoch(result, val_accuracy)
                 metadata = self._save(result.epoch, self._log(result, val_accuracy))
-        assert metadata is not None
+                save_state()
+                saved = time.monotonic()
+        self.folder.finish()
         return metadata
 
     def _validate(self) -> float | None:
@@ -110,6 +155,7 @@ class Run:
                 "epoch": result.epoch,
                 "lr": result.lr,
                 **figures,
+                "grad_norm": result.grad_norm,
                 "pictures": result.pictures,
                 "unreadable": len(result.unreadable),
                 "seconds": round(result.seconds, 3),

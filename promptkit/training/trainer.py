@@ -1,100 +1,197 @@
 """The training loop, read top to bottom. It knows a learner, batches and an optimiser; no method has a branch in it."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 
+from promptkit import distributed
 from promptkit.config import TrainSettings
-from promptkit.data.loading import Loader, Unreadable
+from promptkit.data.loading import Batches, Unreadable
 from promptkit.errors import ConfigError, TrainingError
 from promptkit.learner import Learner
 from promptkit.tensors import Batch
 
+log = logging.getLogger("promptkit")
+
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch did. `terms` are means over its pictures."""
+    """What one epoch did. `terms` are means over its pictures, `grad_norm` is the mean over its steps before clipping."""
 
     epoch: int
     lr: float
     terms: Mapping[str, float]
+    grad_norm: float
     pictures: int
     seconds: float
     unreadable: list[Unreadable] = field(default_factory=list)
 
 
-def fit(
-    learner: Learner,
-    batches: Loader,
-    settings: TrainSettings,
-    on_step: Callable[[Mapping[str, Tensor], int], None] = lambda terms, pictures: None,
-) -> Iterator[EpochResult]:
-    """Train, and yield after every epoch. `on_step` hears each step's loss terms and its number of pictures.
+@dataclass
+class Position:
+    """Where training stands: `batch` batches of `epoch` are done, and what they added up to."""
 
-    Raises TrainingError when a loss term is not finite, before it reaches any parameter; ConfigError for an optimiser
-    that timm does not know.
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    pictures: int = 0
+    steps_in_epoch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    norms: float = 0.0
+
+
+class Trainer:
+    """Trains a learner. `epochs` runs; between any two steps, `state` is all it takes to go on in another process.
+
+    Raises ConfigError for an optimiser that timm does not know.
     """
-    device = learner.scene.backbone.logit_scale.device
-    torch.manual_seed(settings.seed)
 
-    optimizer = make_optimizer(learner, settings)
-    # As the published learners do: warm-up epochs at a constant rate, then a cosine over `epochs` from the peak.
-    warmup = min(settings.warmup_epochs, settings.epochs - 1)
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=max(settings.epochs, 2),  # timm warns of a cosine over one epoch, which is the peak rate
-        warmup_t=warmup,
-        warmup_lr_init=settings.warmup_lr if warmup else settings.lr,
-        warmup_prefix=True,
-    )
-    parameters = list(learner.parameters())
+    def __init__(self, learner: Learner, batches: Batches, settings: TrainSettings) -> None:
+        self.learner = learner
+        self.batches = batches
+        self.settings = settings
+        self.device = learner.scene.backbone.logit_scale.device
+        self.position = Position()
+        self.parameters = list(learner.parameters())
+        self.optimizer = make_optimizer(learner, settings)
+        # As the published learners do: warm-up epochs at a constant rate, then a cosine over `epochs` from the peak.
+        warmup = min(settings.warmup_epochs, settings.epochs - 1)
+        self.schedule = CosineLRScheduler(
+            self.optimizer,
+            t_initial=max(settings.epochs, 2),  # timm warns of a cosine over one epoch, which is the peak rate
+            warmup_t=warmup,
+            warmup_lr_init=settings.warmup_lr if warmup else settings.lr,
+            warmup_prefix=True,
+        )
+        torch.manual_seed(settings.seed + distributed.rank())
 
-    step = 0
-    for epoch in range(1, settings.epochs + 1):
-        started = time.perf_counter()
-        schedule.step(epoch - 1)
-        rate = optimizer.param_groups[0]["lr"]
-        batches.set_epoch(epoch)
-        learner.train()
-        sums: dict[str, Tensor] = {}
-        pictures = 0
-        unreadable: list[Unreadable] = []
+    def epochs(
+        self, on_step: Callable[[Mapping[str, Tensor], int], None] = lambda terms, pictures: None
+    ) -> Iterator[EpochResult]:
+        """Train from `position` to the end, and yield after every epoch.
 
-        for loaded in batches:
-            unreadable += loaded.unreadable
-            if loaded.batch is None:
-                continue
-            step += 1
-            batch = to_device(loaded.batch, device)
+        `on_step` hears the loss terms of each batch and its number of pictures in this process. Raises TrainingError when
+        a loss term is not finite, before it reaches any parameter.
+        """
+        learner, settings = self.learner, self.settings
+        while self.position.epoch <= settings.epochs:
+            at = self.position
+            started = time.perf_counter()
+            self.schedule.step(at.epoch - 1)
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.batches.set_epoch(at.epoch, skip=at.batch)
+            learner.train()
+            unreadable: list[Unreadable] = []
 
-            # Forward: the frozen towers and the loss.
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                terms = learner.loss(learner(batch))
-            check_terms(terms, step, epoch)
+            for loaded in self.batches:
+                at.batch += 1
+                unreadable += loaded.unreadable
+                if loaded.batch is None:
+                    continue
+                at.step += 1
+                batch = to_device(loaded.batch, self.device)
+                terms = self._forward_backward(batch)
+                at.norms += self._update()
+                at.steps_in_epoch += 1
 
-            # Backward: gradients reach the learner's own parameters and nothing else.
-            optimizer.zero_grad()
-            learner.backward(terms)
-            if settings.clip_grad:
-                torch.nn.utils.clip_grad_norm_(parameters, settings.clip_grad)
-            optimizer.step()
+                pictures = len(batch.label)
+                for name, term in terms.items():
+                    at.sums[name] = at.sums.get(name, 0.0) + float(term) * pictures
+                at.pictures += pictures
+                on_step(terms, pictures)
 
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach() * len(batch.label)
-            pictures += len(batch.label)
-            on_step(terms, len(batch.label))
+            learner.epoch_end(at.epoch, settings.epochs)
+            learner.eval()
+            yield self._finish_epoch(rate, time.perf_counter() - started, unreadable)
 
-        learner.epoch_end(epoch, settings.epochs)
-        learner.eval()
+    def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms, detached; gradients reach the learner's own parameters and nothing else.
+
+        A device that runs out of memory is answered with smaller chunks, for as long as the backbone can make them.
+        """
+        backbone = self.learner.scene.backbone
+        while True:
+            self.optimizer.zero_grad()
+            try:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                    terms = self.learner.loss(self.learner(batch))
+                check_terms(terms, self.position.step, self.position.epoch)
+                self.learner.backward(terms)
+            except torch.OutOfMemoryError as error:
+                if not backbone.use_less_memory():
+                    raise TrainingError(
+                        f"out of memory at step {self.position.step}, in the smallest chunks: {error}",
+                        "try a smaller --batch-size",
+                    ) from None
+                log.warning("out of memory at step %d; going on in smaller chunks", self.position.step)
+            else:
+                return {name: term.detach() for name, term in terms.items()}
+
+    def _update(self) -> float:
+        """Let the optimiser use the gradients of all processes; returns their norm before clipping."""
+        distributed.average_gradients(self.parameters)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or torch.inf)
+        self.optimizer.step()
+        return norm.item()
+
+    def _finish_epoch(self, rate: float, seconds: float, unreadable: list[Unreadable]) -> EpochResult:
+        at = self.position
+        pictures = int(distributed.total(at.pictures))
         if not pictures:
-            raise TrainingError(f"not one training picture was readable in epoch {epoch}", "see the warnings above")
-        means = {name: total.item() / pictures for name, total in sums.items()}
-        yield EpochResult(epoch, rate, means, pictures, time.perf_counter() - started, unreadable)
+            raise TrainingError(f"not one training picture was readable in epoch {at.epoch}", "see the warnings above")
+        result = EpochResult(
+            at.epoch,
+            rate,
+            {name: distributed.total(value) / pictures for name, value in at.sums.items()},
+            at.norms / at.steps_in_epoch,
+            pictures,
+            seconds,
+            distributed.gather_objects(unreadable),
+        )
+        self.position = Position(at.epoch + 1, step=at.step)
+        return result
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values from which `load_state` goes on as if nothing had happened. All processes call it."""
+        tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
+        scalars = {}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
+                elif value is not None:
+                    scalars[f"{index}.{name}"] = value
+        for process, states in enumerate(distributed.gather_objects([generator_states()])):
+            tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
+        return tensors, {"position": asdict(self.position), "optimizer": scalars}
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        """Go on from a state. Raises KeyError, ValueError, TypeError or RuntimeError for one that is not of this learner."""
+        learned = {name.removeprefix("learner."): t for name, t in tensors.items() if name.startswith("learner.")}
+        self.learner.load_state_dict(learned)
+        state: dict[int, dict[str, Any]] = {}
+        kept = [(name.removeprefix("optimizer."), t) for name, t in tensors.items() if name.startswith("optimizer.")]
+        for key, value in [*kept, *plain["optimizer"].items()]:
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.position = Position(**plain["position"])
+        torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"generator.{distributed.rank()}.cuda"], self.device)
+
+
+def generator_states() -> dict[str, Tensor]:
+    """The state of torch's generators in this process; views and order have none, they follow from seed and epoch."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:

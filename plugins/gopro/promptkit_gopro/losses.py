@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from promptkit import ConfigError
 from promptkit.components import Loss, Scene
+from promptkit.distributed import gather
 from promptkit.tensors import Outputs
 from promptkit_gopro.views import VIEWS
 
@@ -54,8 +55,10 @@ def nt_xent(a: Float[Tensor, "B E"], b: Float[Tensor, "B E"], temperature: float
 
     Each of the 2B vectors, brought to unit norm, has to find its picture's other view among all the others: those of
     the other view and the other pictures of its own. The mean over the 2B rows is the mean of both directions.
-    As `SIMCLRLoss` of `trainers/gopro.py`. One picture has nothing to be told apart from: the loss is 0.
+    As `SIMCLRLoss` of `trainers/gopro.py`; like it, it takes the pictures of all processes together.
+    One picture has nothing to be told apart from: the loss is 0.
     """
+    a, b = gather(a), gather(b)
     z = F.normalize(torch.cat([a, b]), dim=-1)
     similarity = torch.einsum("ie,je->ij", z, z) / temperature
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)

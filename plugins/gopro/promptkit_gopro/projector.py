@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from promptkit import TrainingError
 from promptkit.components import Projector, Scene
+from promptkit.distributed import gather, own
 
 
 class GOProProjector(Projector):
@@ -33,7 +34,7 @@ class ReferenceProjector(Projector):
     """The released code's projector: a linear map and batch normalisation, on images, for the contrastive loss alone.
 
     As `sim_projector` of `trainers/gopro.py`. Logits are CLIP's own. In training each view is normalised with the
-    statistics of its own batch; the running statistics are saved with the learner and used by no result.
+    statistics of its own batch, over all processes; the running statistics are saved with the learner and used by no result.
     """
 
     for_logits = False
@@ -46,10 +47,13 @@ class ReferenceProjector(Projector):
 
     def image(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """Raises TrainingError for a training batch of one picture, which has no deviation to divide by."""
-        if self.training and len(features) == 1:
+        if not self.training:
+            seen: Tensor = self.image_norm(self.image_map(features))
+            return seen
+        everyone = gather(features)
+        if len(everyone) == 1:
             raise TrainingError(
                 "the projector 'gopro-reference' normalises over the batch and got a training batch of one picture",
                 "choose a train.batch_size that leaves no single picture over, or --set projector=gopro",
             )
-        normed: Tensor = self.image_norm(self.image_map(features))
-        return normed
+        return own(self.image_norm(self.image_map(everyone)))

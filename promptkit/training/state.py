@@ -1,0 +1,74 @@
+"""`state.safetensors`: all it takes to go on with a run that was stopped. A finished run has none."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from promptkit.config import RunConfig
+from promptkit.errors import CheckpointError, ConfigError
+from promptkit.training.trainer import Trainer
+
+_HEADER = "promptkit-state"
+
+_FREE = ("train.device", "train.workers", "data.path")
+"""What may differ between a run and its resumption: it changes where, not what, is computed."""
+
+
+def pack(trainer: Trainer, config: RunConfig, data: str) -> bytes:
+    """The state as the content of a file. `data` is the fingerprint of the data set. All processes call it."""
+    tensors, plain = trainer.state()
+    header = {**plain, "settings": config.to_tables(), "data": data}
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, {_HEADER: json.dumps(header)})
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises CheckpointError for a file that is none, or a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads((file.metadata() or {})[_HEADER])
+            return {name: file.get_tensor(name) for name in file.keys()}, plain  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} can't be resumed from: {error}", "start again with --force") from None
+
+
+def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
+    """Bring a fresh trainer to where the run was stopped.
+
+    Raises ConfigError with the differences when settings or data are not those of the run, CheckpointError when the state
+    is damaged.
+    """
+    tensors, plain = read(path)
+    try:
+        before, pictures = flat(plain["settings"]), plain["data"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} can't be resumed from: {error!r}", "start again with --force") from None
+    now = flat(config.to_tables())
+    different = [
+        f"{key}: {before.get(key, 'unset')} in the run, {now.get(key, 'unset')} now"
+        for key in sorted(before.keys() | now.keys())
+        if key not in _FREE and before.get(key) != now.get(key)
+    ]
+    if pictures != data:
+        different.append("the pictures of the data set")
+    if different:
+        raise ConfigError(
+            f"{path.parent} can't be resumed with other settings or data: {'; '.join(different)}",
+            f"resume it as it was with --config {path.parent / 'run.toml'}, or start again with --force",
+        )
+    try:
+        trainer.load_state(tensors, plain)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} can't be resumed from: {error}", "start again with --force") from None
+
+
+def flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by `slot.field`."""
+    values: dict[str, Any] = {}
+    for slot, table in tables.items():
+        values |= {f"{slot}.{key}": value for key, value in table.items()} if isinstance(table, dict) else {slot: table}
+    return values
