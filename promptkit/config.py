@@ -54,6 +54,8 @@ class TrainSettings:
     warmup_lr: Annotated[float, "learning rate of the warm-up"] = 1e-5
     clip_grad: Annotated[float, "largest norm of the gradient; 0: not clipped"] = 0.0
     precision: Annotated[Literal["float32", "bf16"], "arithmetic of the forward pass"] = "float32"
+    deterministic: Annotated[bool, "refuse arithmetic that differs from run to run; slower on a GPU"] = False
+    log: Annotated[str, "trackers besides log.jsonl: tensorboard, wandb, mlflow; comma-separated"] = ""
     save_minutes: Annotated[float, "minutes after which a long epoch is saved, to be resumed in its middle"] = 10.0
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps"] = "auto"
     workers: Annotated[int, "processes that prepare pictures; -1: chosen from the machine"] = -1

@@ -31,6 +31,12 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Of shots, order, views and initial values.", show_default=False, min=0)
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="tensorboard, wandb, mlflow; comma-separated.", show_default=False)
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse arithmetic that differs from run to run on a GPU.")
+    ] = False,
     device: options.Device = None,
     workers: options.Workers = None,
     set_: Annotated[
@@ -84,6 +90,8 @@ def train(
         "train.lr": lr,
         "train.precision": precision,
         "train.seed": seed,
+        "train.log": log,
+        "train.deterministic": deterministic or None,
         "train.device": device,
         "train.workers": workers,
     }

@@ -23,6 +23,7 @@ from promptkit.registry import Registry, installed
 from promptkit.training import state
 from promptkit.training.checkpoint import WEIGHTS, Metadata, RunFolder, read_metadata
 from promptkit.training.progress import TrainingProgress
+from promptkit.training.trackers import Trackers
 from promptkit.training.trainer import EpochResult, Trainer
 
 log = logging.getLogger("promptkit")
@@ -123,12 +124,15 @@ class Run:
                 save_state()
                 saved = time.monotonic()
 
-        with TrainingProgress(console, epochs, len(self.batches.pictures)) as progress:
+        trackers = Trackers(self.config.train.log, self.folder.path, state.flat(self.config.to_tables()))
+        with trackers, TrainingProgress(console, epochs, len(self.batches.pictures)) as progress:
             for result in trainer.epochs(on_step):
                 self._report(result.unreadable)
                 val_accuracy = self._validate()
                 progress.epoch(result, val_accuracy)
-                metadata = self._save(result.epoch, self._log(result, val_accuracy))
+                figures = self._log(result, val_accuracy)
+                trackers.log({**figures, "lr": result.lr, "grad_norm": result.grad_norm}, result.epoch)
+                metadata = self._save(result.epoch, figures)
                 save_state()
                 saved = time.monotonic()
         self.folder.finish()

@@ -15,7 +15,7 @@ from promptkit.training.trainer import Trainer
 
 _HEADER = "promptkit-state"
 
-_FREE = ("train.device", "train.workers", "data.path")
+_FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
 
 

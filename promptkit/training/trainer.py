@@ -1,6 +1,7 @@
 """The training loop, read top to bottom. It knows a learner, batches and an optimiser; no method has a branch in it."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -71,6 +72,9 @@ class Trainer:
             warmup_prefix=True,
         )
         torch.manual_seed(settings.seed + distributed.rank())
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(settings.deterministic)
 
     def epochs(
         self, on_step: Callable[[Mapping[str, Tensor], int], None] = lambda terms, pictures: None

@@ -1,0 +1,64 @@
+"""`--log`: figures reach the trackers."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import accelerate.tracking
+import pytest
+from accelerate.tracking import GeneralTracker
+
+Command = Callable[..., "Finished"]
+
+
+class Recorder(GeneralTracker):
+    """Stands in for TensorBoard, which is not installed with the tests."""
+
+    name = "tensorboard"
+    requires_logging_directory = True
+    heard: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, run_name: str, logging_dir: str) -> None:
+        self.heard.append(("in", logging_dir))
+
+    tracker = None
+
+    def start(self) -> None: ...
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.heard.append(values)
+
+    def log(self, values: dict[str, float], step: int | None) -> None:
+        self.heard.append((step, values))
+
+    def finish(self) -> None:
+        self.heard.append("finished")
+
+
+def test_a_tracker_hears_settings_and_every_epoch(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("tensorboard")
+    module.__spec__ = sys.__spec__
+    monkeypatch.setitem(sys.modules, "tensorboard", module)
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
+    monkeypatch.setattr(Recorder, "heard", [])
+    done = train("coop", "--out", "run", "--log", "tensorboard")
+    assert done.status == 0, done.err
+    where, settings, *epochs, end = Recorder.heard
+    assert where == ("in", "run")
+    assert settings["train.epochs"] == 2
+    assert [step for step, _ in epochs] == [1, 2]
+    assert {"ce", "val_accuracy", "lr", "grad_norm"} <= epochs[0][1].keys()
+    assert end == "finished"
+
+
+def test_a_tracker_that_is_not_there(train: Command) -> None:
+    done = train("coop", "--out", "run", "--log", "tensorbord")
+    assert "no tracker named 'tensorbord'; did you mean 'tensorboard'?" in done.err
+    done = train("coop", "--out", "run", "--log", "mlflow", "--force")
+    assert "the tracker 'mlflow' is not installed" in done.err
+    assert "pip install 'promptkit[mlflow]'" in done.err
+
+
+def test_deterministic_trains(train: Command) -> None:
+    assert train("gopro", "--out", "run", "--deterministic").status == 0

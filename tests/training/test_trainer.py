@@ -1,0 +1,77 @@
+"""The loop: its schedule, its answers to trouble."""
+
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptkit.backbones.tiny import tiny_backbone
+from promptkit.build import build_learner, build_views
+from promptkit.config import resolve
+from promptkit.data.layouts import read_dataset
+from promptkit.data.loading import train_loader
+from promptkit.errors import TrainingError
+from promptkit.registry import installed
+from promptkit.training.trainer import Trainer
+
+
+def trainer(pictures: Path, recipe: str = "cocoop", **settings: object) -> Trainer:
+    config = resolve(installed(), recipe, sets=[f"train.{name}={value}" for name, value in settings.items()])
+    backbone = tiny_backbone()
+    dataset = read_dataset(pictures, ["photo"])
+    learner = build_learner(config, installed(), backbone, dataset.classnames)
+    views = build_views(config, installed(), backbone)
+    batches = train_loader(dataset.items, views, batch_size=8, seed=1, workers=0)
+    return Trainer(learner, batches, config.train)
+
+
+def test_the_schedule_is_the_published_one(pictures: Path) -> None:
+    rates = [result.lr for result in trainer(pictures, "coop", epochs=5, lr=0.002).epochs()]
+    # One epoch at 1e-5, then a cosine over all epochs from the peak: Dassl's ConstantWarmupScheduler.
+    assert rates == pytest.approx([1e-5] + [0.001 * (1 + math.cos(math.pi * t / 5)) for t in range(4)])
+
+
+def test_epoch_end_is_called_after_every_epoch(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = trainer(pictures, "coop", epochs=3)
+    heard: list[tuple[int, int]] = []
+    monkeypatch.setattr(running.learner, "epoch_end", lambda epoch, epochs: heard.append((epoch, epochs)))
+    list(running.epochs())
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def out_of_memory(running: Trainer, monkeypatch: pytest.MonkeyPatch, until: int | None) -> None:
+    """Let the encoder have memory for passes over `until` rows; None: for none at all."""
+    encoder = running.learner.scene.backbone.encoder
+    encode = encoder._encode
+
+    def encode_some(context, deep, classes, some):  # type: ignore[no-untyped-def]
+        if until is None or len(context) > until:
+            raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+        return encode(context, deep, classes, some)
+
+    monkeypatch.setattr(encoder, "_encode", encode_some)
+
+
+def test_out_of_memory_is_answered_with_smaller_chunks(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("promptkit"), "propagate", True)
+    plain = trainer(pictures, epochs=2)
+    list(plain.epochs())
+    short = trainer(pictures, epochs=2)
+    out_of_memory(short, monkeypatch, until=3)
+    list(short.epochs())
+    said = [record.message for record in caplog.records if "smaller chunks" in record.message]
+    assert said[0] == "out of memory at step 1; going on in smaller chunks"
+    assert len(said) <= 3
+    for name, tensor in plain.learner.state_dict().items():
+        torch.testing.assert_close(short.learner.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_out_of_memory_in_the_smallest_chunks_is_an_error(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = trainer(pictures, epochs=1)
+    out_of_memory(running, monkeypatch, until=None)
+    with pytest.raises(TrainingError, match="out of memory at step 1, in the smallest chunks: tried to allocate"):
+        list(running.epochs())
