@@ -6,6 +6,7 @@ A setting is `slot.field`, a scalar. Slots are `data`, `backbone` and `train`, w
     dataclass default < Recipe.settings < run file (TOML) < --set slot.field=value and the command's own options
 """
 
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -18,6 +19,9 @@ from promptkit.learner import Recipe
 from promptkit.registry import Registry
 
 Scalar = str | int | float | bool
+
+MAX_RUN_FILE = 2**20
+"""Bytes."""
 
 COMPONENT_SLOTS = ("prompts", "projector", "views", "loss")
 
@@ -32,6 +36,7 @@ class DataSettings:
         int, "draws train, val and test where the data has no splits; the same for runs to compare"
     ] = 0
     strict: Annotated[bool, "stop at an unreadable picture instead of counting it"] = False
+    max_pixels: Annotated[int, "a picture of more pixels is left out as unreadable, before it is decoded"] = 178_956_970
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def _parse(kind: Any, value: Any) -> Any:
     if kind in (int, float) and not isinstance(value, bool) and isinstance(value, (str, int, float)):
         try:
             return kind(value) if not (kind is int and isinstance(value, float)) else None
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return None
 
@@ -245,11 +250,23 @@ def _values(options: Any) -> dict[str, Scalar]:
 def read_run_file(path: Path) -> dict[str, Any]:
     """The tables of a run file, the recipe's name among them. Raises ConfigError when it can't be read as one."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(_read_limited(path))
     except FileNotFoundError:
         raise ConfigError(f"no run file at {path}", "a finished run holds one, named run.toml") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path} is no run file: it is nested too deeply") from None
+    except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError alone
         raise ConfigError(f"{path} is no run file: {error}") from None
     if not isinstance(tables.get("recipe"), str):
         raise ConfigError(f"{path} names no recipe", 'a run file begins with: recipe = "..."')
     return tables
+
+
+def _read_limited(path: Path) -> str:
+    """The text of a file, after a look at what it is: a pipe would hang, a huge one fill the memory."""
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError("it is not a file")
+    if info.st_size > MAX_RUN_FILE:
+        raise OSError(f"it has {info.st_size:,} bytes, and at most {MAX_RUN_FILE:,} are read")
+    return path.read_text(encoding="utf-8")

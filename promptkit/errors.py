@@ -7,6 +7,7 @@ PromptkitError                a message, and at most one hint: the next step
 ├── BackboneError             weights that can't be had, a tower that prompts can't be spliced into
 ├── DataError                 a folder, manifest or picture that can't be used
 ├── CheckpointError           a run that is missing, damaged, or made for another backbone
+├── WorkerError               a process that prepared pictures and died
 ├── OutputError               a place that can't be written
 └── TrainingError             a run that can't go on, such as a loss that is not finite
 """
@@ -55,6 +56,10 @@ class DataError(PromptkitError):
 
 
 class CheckpointError(PromptkitError):
+    pass
+
+
+class WorkerError(PromptkitError):
     pass
 
 

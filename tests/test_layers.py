@@ -8,7 +8,8 @@ import promptkit
 # fmt: off
 LAYERS = [
     "errors", "hooks", "tensors", "distributed", "backbones", "components", "learner", "builtins", "registry", "config",
-    "build", "data", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
+    "build", "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "testing",
+    "cli", "__main__",
 ]
 # fmt: on
 

@@ -29,6 +29,7 @@ def evaluate(
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here as well.", show_default=False)
     ] = None,
+    max_pixels: options.MaxPixels = None,
     strict: options.Strict = False,
     debug: options.Debug = False,
 ) -> None:
@@ -41,6 +42,7 @@ def evaluate(
 
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
+    from promptkit.config import DataSettings
     from promptkit.evaluation import evaluate as evaluation
     from promptkit.evaluation.runs import open_runs
     from promptkit.registry import installed
@@ -65,6 +67,7 @@ def evaluate(
             batch_size=batch_size,
             workers=None if workers in (None, -1) else workers,
             strict=strict,
+            max_pixels=max_pixels or DataSettings.max_pixels,
             on_batch=lambda pictures: progress.advance(task, pictures),
         )
     warn_unreadable(found.unreadable)

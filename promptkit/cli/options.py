@@ -35,5 +35,14 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps
 Workers = Annotated[
     int | None, typer.Option(help="Processes that prepare pictures; -1 chooses.", show_default=False, min=-1)
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        help="Leave out a picture of more pixels, before it is decoded. 178956970 by default, and at most.",
+        show_default=False,
+        min=1,
+        max=178_956_970,
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at an unreadable picture instead of counting it.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show traces and debug lines.")]

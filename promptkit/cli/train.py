@@ -55,6 +55,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that --out holds, where it was stopped.")
     ] = False,
+    max_pixels: options.MaxPixels = None,
     strict: options.Strict = False,
     debug: options.Debug = False,
 ) -> None:
@@ -83,6 +84,7 @@ def train(
         "data.classes": classes,
         "data.shots": shots,
         "data.strict": strict or None,
+        "data.max_pixels": max_pixels,
         "backbone.name": backbone,
         "backbone.weights": weights,
         "train.epochs": epochs,

@@ -1,6 +1,7 @@
 """Pictures -> arrays -> batches. What comes out depends on seed, epoch and picture alone, not on the workers."""
 
 import os
+import re
 import signal
 import stat
 import sys
@@ -23,12 +24,13 @@ from torch.utils.data import Dataset as TorchDataset
 from promptkit import distributed
 from promptkit.backbones.base import ImageSpec
 from promptkit.components import Views
+from promptkit.config import DataSettings
 from promptkit.data.layouts import Item
-from promptkit.errors import ConfigError, DataError
+from promptkit.errors import ConfigError, DataError, WorkerError
 from promptkit.tensors import Batch
 
-MAX_PIXELS = 178_956_970
-"""Where PIL itself takes a picture for an attack."""
+MAX_PIXELS = DataSettings.max_pixels
+"""Where PIL itself takes a picture for an attack, and the most that can be allowed."""
 MAX_ASPECT = 1000
 """Resizing the short side of a longer strip would fill the memory."""
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
@@ -45,22 +47,24 @@ class Unreadable:
     reason: str
 
 
-def open_picture(path: Path, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+def open_picture(path: Path, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """The first frame of a picture in RGB, turned upright as its EXIF data says.
 
     Alpha is dropped, as CLIP does. Grey of more than 8 bits is scaled so that white stays white. With `min_side`, a
     JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its short side keeps twice that many pixels.
 
     Raises DataError, with path and reason, for a file that is missing, empty, damaged, of an unknown format, or whose
-    header claims more than MAX_PIXELS pixels or a side MAX_ASPECT times the other.
+    header claims more than `max_pixels` pixels or a side MAX_ASPECT times the other.
     """
-    picture = try_picture(path, min_side)
+    picture = try_picture(path, min_side, max_pixels)
     if isinstance(picture, Unreadable):
         raise DataError(f"{path} can't be read: {picture.reason}")
     return picture
 
 
-def try_picture(path: Path, min_side: int | None = None) -> UInt8[np.ndarray, "H W 3"] | Unreadable:
+def try_picture(
+    path: Path, min_side: int | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"] | Unreadable:
     """What `open_picture` does, with the reason in place of the error."""
     try:
         info = path.stat()
@@ -71,8 +75,8 @@ def try_picture(path: Path, min_side: int | None = None) -> UInt8[np.ndarray, "H
         # PIL warns of large pictures, odd palettes and damaged EXIF data; none of it is a reason not to read them.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
-            if width * height > MAX_PIXELS:
-                return Unreadable(path, _too_large())
+            if width * height > max_pixels:
+                return Unreadable(path, _too_large(max_pixels))
             if max(width, height) > MAX_ASPECT * min(width, height):
                 return Unreadable(path, f"{width} x {height} pixels are too narrow a strip")
             if min_side is not None:
@@ -80,7 +84,7 @@ def try_picture(path: Path, min_side: int | None = None) -> UInt8[np.ndarray, "H
             ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except Image.DecompressionBombError:
-        return Unreadable(path, _too_large())
+        return Unreadable(path, _too_large(max_pixels))
     except UnidentifiedImageError:
         return Unreadable(path, f"not a picture in a known format ({', '.join(FORMATS)})")
     except OSError as error:
@@ -91,8 +95,8 @@ def try_picture(path: Path, min_side: int | None = None) -> UInt8[np.ndarray, "H
         return Unreadable(path, f"damaged: {error}")
 
 
-def _too_large() -> str:
-    return f"more than {MAX_PIXELS:,} pixels"
+def _too_large(max_pixels: int) -> str:
+    return f"more than {max_pixels:,} pixels"
 
 
 def _rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
@@ -153,10 +157,11 @@ class Batches(Protocol):
 class TrainingPictures(TorchDataset[Sample | Unreadable]):
     """Pictures in random views. The key is (epoch, index): workers outlive an epoch, so an attribute wouldn't do."""
 
-    def __init__(self, items: Sequence[Item], views: Views, seed: int) -> None:
+    def __init__(self, items: Sequence[Item], views: Views, seed: int, max_pixels: int = MAX_PIXELS) -> None:
         self.items = items
         self.views = views
         self.seed = seed
+        self.max_pixels = max_pixels
         # With 4 times the tower's size, even a crop of 8 % of the area is rarely enlarged.
         self.min_side = 2 * max(views.image.size)
 
@@ -166,7 +171,7 @@ class TrainingPictures(TorchDataset[Sample | Unreadable]):
     def __getitem__(self, key: tuple[int, int]) -> Sample | Unreadable:
         epoch, index = key
         item = self.items[index]
-        picture = try_picture(item.path, self.min_side)
+        picture = try_picture(item.path, self.min_side, self.max_pixels)
         if isinstance(picture, Unreadable):
             return picture
         views = self.views(picture, np.random.default_rng((self.seed, epoch, index)))
@@ -177,10 +182,11 @@ class TrainingPictures(TorchDataset[Sample | Unreadable]):
 class EvaluationPictures(TorchDataset[Sample | Unreadable]):
     """Pictures as open_clip itself prepares them for evaluation, pixel by pixel; the only view is "image"."""
 
-    def __init__(self, items: Sequence[Item], image: ImageSpec) -> None:
+    def __init__(self, items: Sequence[Item], image: ImageSpec, max_pixels: int = MAX_PIXELS) -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         self.items = items
+        self.max_pixels = max_pixels
         self.transform = image_transform_v2(
             PreprocessCfg(
                 size=image.size,
@@ -197,7 +203,7 @@ class EvaluationPictures(TorchDataset[Sample | Unreadable]):
 
     def __getitem__(self, index: int) -> Sample | Unreadable:
         item = self.items[index]
-        picture = try_picture(item.path)
+        picture = try_picture(item.path, max_pixels=self.max_pixels)
         if isinstance(picture, Unreadable):
             return picture
         return Sample({"image": self.transform(Image.fromarray(picture))}, item.label, index)
@@ -240,6 +246,8 @@ class Loader(DataLoader[Sample | Unreadable]):
     ) -> None:
         if not len(pictures):
             raise DataError("there are no pictures to load", "does the data have this split, and these classes?")
+        if not 0 < pictures.max_pixels <= MAX_PIXELS:
+            raise ConfigError(f"max_pixels={pictures.max_pixels}: expected 1 to {MAX_PIXELS}")
         workers = default_workers(len(pictures)) if workers is None else workers
         self.pictures = pictures
         self.pictures_per_batch = batch_size
@@ -303,13 +311,14 @@ def train_loader(
     workers: int | None = None,
     pin_memory: bool = False,
     strict: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Loader:
     """Shuffled batches of random views, the same for the same seed (not negative) and epoch (`Loader.set_epoch`).
 
     A last short batch is dropped when there are at least `batch_size` pictures, as the published code does.
     `workers` None lets `default_workers` decide. Raises DataError when there are no items.
     """
-    pictures = TrainingPictures(items, views, seed)
+    pictures = TrainingPictures(items, views, seed, max_pixels)
     return Loader(pictures, batch_size, workers, pin_memory, strict, EpochSampler(len(items), seed))
 
 
@@ -321,9 +330,10 @@ def eval_loader(
     workers: int | None = None,
     pin_memory: bool = False,
     strict: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Loader:
     """Every item once, in order, as open_clip prepares it. Raises DataError when there are no items."""
-    return Loader(EvaluationPictures(items, image), batch_size, workers, pin_memory, strict)
+    return Loader(EvaluationPictures(items, image, max_pixels), batch_size, workers, pin_memory, strict)
 
 
 def default_workers(pictures: int) -> int:
@@ -348,6 +358,25 @@ def _ignore_lost_main(kind: type[BaseException], error: BaseException, trace: Tr
     """The thread that hands out a worker's tensors prints a trace when the main process hangs up in mid-sentence."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
+
+
+@contextmanager
+def worker_death_explained() -> Iterator[None]:
+    """Raises WorkerError where torch says that a data worker died.
+
+    For whatever happens between the batches as well: torch raises in its handler of the signal, at any line.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"DataLoader worker \(pid\D*([\d, ]+)\)(?: is killed by signal: (\w+))?", str(error))
+        if not found:
+            raise
+        how = f", killed ({found[2]})" if found[2] else ""
+        raise WorkerError(
+            f"a process that prepared pictures (pid {found[1]}) died{how}",
+            "if memory ran out, use fewer --workers; --workers 0 has none and shows the picture's own error",
+        ) from None
 
 
 @contextmanager

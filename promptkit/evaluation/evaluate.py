@@ -9,7 +9,7 @@ from torch import Tensor
 
 from promptkit import distributed
 from promptkit.data.layouts import Dataset
-from promptkit.data.loading import Loader, Unreadable, eval_loader
+from promptkit.data.loading import MAX_PIXELS, Loader, Unreadable, eval_loader, worker_death_explained
 from promptkit.errors import DataError
 from promptkit.evaluation.metrics import accuracy, macro_accuracy
 from promptkit.learner import Learner
@@ -39,18 +39,20 @@ def evaluate(
     batch_size: int = 64,
     workers: int | None = None,
     strict: bool = False,
+    max_pixels: int = MAX_PIXELS,
     on_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Evaluation:
     """Classify every picture of the data set with every learner, in the classes that the learners are set to.
 
     All learners need the same image spec. `on_batch` hears how many pictures were done. Raises DataError when no picture
-    of a domain is readable, or with `strict` at the first that is not.
+    of a domain is readable, or with `strict` at the first that is not; WorkerError when a data worker dies.
     """
     image = next(iter(learners.values())).scene.backbone.image
     rank, n = distributed.rank(), distributed.processes()
     items = dataset.items[rank::n]
-    loader = eval_loader(items, image, batch_size=batch_size, workers=workers, strict=strict)
-    guesses, own_index, own_unreadable = _predict_all(list(learners.values()), loader, on_batch)
+    loader = eval_loader(items, image, batch_size=batch_size, workers=workers, strict=strict, max_pixels=max_pixels)
+    with worker_death_explained():
+        guesses, own_index, own_unreadable = _predict_all(list(learners.values()), loader, on_batch)
     # Every process saw every n-th picture, once, and now all know what the others saw.
     index = distributed.gather_objects([rank + n * i for i in own_index])
     unreadable = distributed.gather_objects(own_unreadable)

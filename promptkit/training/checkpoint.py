@@ -3,7 +3,9 @@
 While it trains, also `state.safetensors`, from which it can be resumed (`promptkit.training.state`).
 """
 
+import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,8 +14,6 @@ from typing import Any
 
 import tomli_w
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from promptkit import distributed
@@ -23,10 +23,10 @@ from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.errors import CheckpointError, OutputError
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.training import tensorfile
+from promptkit.training.lock import FolderLock
 
 WEIGHTS, SETTINGS, LOG, STATE = "learner.safetensors", "run.toml", "log.jsonl", "state.safetensors"
-
-_HEADER = "promptkit"
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,29 @@ class Metadata:
     version: str
     figures: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError naming every field that is not sound; a header may hold anything."""
+        texts = {"recipe": self.recipe, "backbone": self.backbone, "fingerprint": self.fingerprint}
+        wrong = [name for name, value in {**texts, "version": self.version}.items() if type(value) is not str]
+        counts = {"epoch": self.epoch, "epochs": self.epochs}
+        wrong += [name for name, value in counts.items() if type(value) is not int or value < 0]
+        names = self.classnames
+        if type(names) is not list or not names or not all(type(name) is str for name in names):
+            wrong.append("classnames")
+        elif len(set(names)) < len(names):
+            wrong.append("classnames (one occurs twice)")
+        if type(self.figures) is not dict or not all(map(_is_figure, self.figures.values())):
+            wrong.append("figures")
+        if wrong:
+            raise ValueError(f"its header has no sound {', '.join(wrong)}")
+
     @property
     def finished(self) -> bool:
         return self.epoch >= self.epochs
+
+
+def _is_figure(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 class RunFolder:
@@ -54,6 +74,7 @@ class RunFolder:
     def __init__(self, path: Path, force: bool = False, resume: bool = False) -> None:
         """Make the folder. Raises OutputError when it holds a run already, or can't be written."""
         self.path = path
+        self.lock = FolderLock(path)
         self.state = path / STATE
         self.writes = distributed.rank() == 0
         stopped = " that was stopped" if self.state.exists() else " already"
@@ -68,8 +89,12 @@ class RunFolder:
             raise _unwritable(path, error) from None
 
     def start(self, config: RunConfig) -> None:
-        """Begin a new run here; the learner of an old one stays until there is something to put in its place."""
+        """Begin a new run here; the learner of an old one stays until there is something to put in its place.
+
+        Raises OutputError when another process is training into the folder.
+        """
         if self.writes:
+            self.lock.take()
             self.state.unlink(missing_ok=True)
         self._replace(SETTINGS, tomli_w.dumps(config.to_tables()).encode())
         self._replace(LOG, b"")
@@ -80,8 +105,7 @@ class RunFolder:
         self._replace(LOG, "".join(lines[: epoch - 1]).encode())
 
     def save(self, learner: Learner, metadata: Metadata) -> None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.state_dict().items()}
-        self._replace(WEIGHTS, save(tensors, {_HEADER: json.dumps(asdict(metadata))}))
+        self._replace(WEIGHTS, tensorfile.pack(learner.state_dict(), json.dumps(asdict(metadata))))
 
     def save_state(self, content: bytes) -> None:
         self._replace(STATE, content)
@@ -112,7 +136,8 @@ class RunFolder:
                 os.fsync(file.fileno())
             fresh.replace(target)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
             raise _unwritable(target, error) from None
 
 
@@ -123,33 +148,22 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 def read_metadata(run: Path) -> Metadata:
     """The header of a run's tensors. Raises CheckpointError when there is none that can be trusted."""
     path = run / WEIGHTS
-    if not path.is_file():
+    if not os.path.lexists(path):
         there = sorted(item.name for item in run.parent.glob("*") if (item / WEIGHTS).is_file())
         raise CheckpointError(
             f"{run} holds no run (there is no {WEIGHTS} in it)",
             f"runs beside it: {', '.join(there)}" if there else "make one with: promptkit train RECIPE --data PATH",
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
-        metadata = Metadata(**header)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no promptkit checkpoint, or a damaged one: {error}") from None
-    types = {"recipe": str, "backbone": str, "fingerprint": str, "classnames": list, "epoch": int, "epochs": int}
-    wrong = [name for name, kind in types.items() if not isinstance(getattr(metadata, name), kind)]
-    if wrong or not all(isinstance(name, str) for name in metadata.classnames):
-        raise CheckpointError(f"{path} is damaged: its header has no sound {', '.join(wrong) or 'classnames'}")
-    return metadata
+        return Metadata(**tensorfile.plain_json(tensorfile.read_text(path)))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
 def read_tensors(run: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError for a file that is damaged, or holds values that are not finite."""
+    """Raises CheckpointError for a file that is not what was saved, or holds values that are not finite."""
     path = run / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+    tensors = tensorfile.read_tensors(path)
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(f"{path} holds values that are not finite, in {', '.join(broken)}")
@@ -158,8 +172,12 @@ def read_tensors(run: Path) -> dict[str, Tensor]:
 
 def run_config(run: Path, flags: Mapping[str, Any] | None = None) -> RunConfig:
     """The settings of a run, with `flags` on top. Raises CheckpointError where there is no run."""
-    read_metadata(run)
+    recipe = read_metadata(run).recipe
     tables = read_run_file(run / SETTINGS)
+    if tables["recipe"] != recipe:
+        raise CheckpointError(
+            f"{run} is damaged: {WEIGHTS} was learned by {recipe!r}, and {SETTINGS} says {tables['recipe']!r}"
+        )
     return resolve(installed(), tables["recipe"], tables, flags=flags)
 
 
@@ -168,7 +186,7 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
 
     Raises CheckpointError when the backbone is not the one it was trained on, or the tensors are not the learner's.
     """
-    metadata = read_metadata(run)
+    tensors, metadata = read_tensors(run), read_metadata(run)
     if metadata.fingerprint != backbone.fingerprint:
         raise CheckpointError(
             f"{run} was trained on {metadata.backbone} (weights {metadata.fingerprint[:12]}), "
@@ -176,11 +194,11 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
             "a learner works with the very weights it was trained on; point --backbone and --weights to them",
         )
     learner = build_learner(config, installed(), backbone, tuple(metadata.classnames))
-    tensors, expected = read_tensors(run), learner.state_dict()
+    expected = learner.state_dict()
     misfits = sorted(tensors.keys() ^ expected.keys()) or [
-        f"{name} {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        f"{name} is {_kind(tensors[name])}, expected {_kind(expected[name])}"
         for name in expected
-        if tensors[name].shape != expected[name].shape
+        if _kind(tensors[name]) != _kind(expected[name])
     ]
     if misfits:
         raise CheckpointError(f"{run / WEIGHTS} does not fit the settings in {SETTINGS}: {'; '.join(misfits)}")
@@ -189,6 +207,10 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
     if classnames is not None:
         learner.set_classes(classnames)
     return learner
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
 def load_run(run: str | Path, classnames: Sequence[str] | None = None, device: str = "auto") -> Learner:

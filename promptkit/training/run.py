@@ -14,7 +14,7 @@ from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.config import DataSettings, RunConfig
 from promptkit.data.layouts import Dataset, read_dataset
-from promptkit.data.loading import Loader, Unreadable, train_loader
+from promptkit.data.loading import Loader, Unreadable, train_loader, worker_death_explained
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
@@ -76,6 +76,7 @@ class Run:
             workers=None if train.workers < 0 else train.workers,
             pin_memory=self.device.type == "cuda",
             strict=config.data.strict,
+            max_pixels=config.data.max_pixels,
         )
         self.val = subset(self.dataset, "val")
         self.saved_epoch = 0
@@ -85,6 +86,7 @@ class Run:
     def trained_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.learner.parameters())
 
+    @worker_death_explained()
     def train(self, console: Console) -> Metadata:
         """Train to the end, from the beginning or from where the run was stopped.
 
@@ -143,7 +145,7 @@ class Run:
         if not self.val.items:
             return None
         try:
-            found = evaluate({"": self.learner}, subset(self.val), workers=0)
+            found = evaluate({"": self.learner}, subset(self.val), workers=0, max_pixels=self.config.data.max_pixels)
         except DataError:
             return None
         self._report(found.unreadable)

@@ -29,7 +29,12 @@ def tensors(run: Path) -> dict[str, bytes]:
 def test_a_run_leaves_learner_settings_and_log(recipe: str, train: Command, tmp_path: Path) -> None:
     done = train(recipe, "--out", "run")
     assert done.status == 0, done.err
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"learner.safetensors", "run.toml", "log.jsonl"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        ".lock",
+        "learner.safetensors",
+        "run.toml",
+        "log.jsonl",
+    }
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == ([] if recipe == "zeroshot" else [1, 2])
     for line in lines:

@@ -1,0 +1,94 @@
+"""What runs there are below a folder, from what they left on disk; no learner is built and no plugin is loaded."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from promptkit.config import read_run_file
+from promptkit.errors import CheckpointError, PromptkitError
+from promptkit.training.checkpoint import LOG, SETTINGS, WEIGHTS, read_metadata
+from promptkit.training.lock import is_locked
+from promptkit.training.tensorfile import plain_json, regular_file
+
+MAX_LOG = 256 * 2**20
+"""Bytes."""
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """One run. What a damaged one no longer tells is empty."""
+
+    path: Path
+    state: Literal["finished", "stopped", "running", "damaged"]
+    recipe: str = ""
+    data: str = ""
+    seed: int | None = None
+    epoch: int = 0
+    epochs: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """The highest val_accuracy where the data has a val split, else the lowest loss terms, over all epochs."""
+    cause: str = ""
+    """Of the damage."""
+
+
+def list_runs(folder: Path) -> list[ListedRun]:
+    """Every run in or below a folder, sorted by path. Raises CheckpointError when there is no such folder."""
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"no folder {folder}", "runs are in the folders that --out named; runs/ by default")
+    return [_listed(path) for path in _run_folders(folder)]
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    for path, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if {WEIGHTS, SETTINGS} & {*files, *inner}:
+            inner.clear()
+            yield Path(path)
+
+
+def _listed(path: Path) -> ListedRun:
+    running = is_locked(path)
+    try:
+        tables = read_run_file(path / SETTINGS)
+        data, train = (tables.get(slot) for slot in ("data", "train"))
+        if not isinstance(data, dict) or not isinstance(train, dict):
+            raise CheckpointError(f"{path / SETTINGS} has no tables [data] and [train]")
+        source, seed, epochs = data.get("path"), train.get("seed"), train.get("epochs")
+        if not isinstance(source, str) or not isinstance(seed, int) or not isinstance(epochs, int):
+            raise CheckpointError(f"{path / SETTINGS} has no sound data.path, train.seed and train.epochs")
+        saved = read_metadata(path) if os.path.lexists(path / WEIGHTS) else None
+        if saved and saved.recipe != tables["recipe"]:
+            raise CheckpointError(f"{WEIGHTS} was learned by {saved.recipe!r}, {SETTINGS} says {tables['recipe']!r}")
+        best = _best(path / LOG)
+    except PromptkitError as error:
+        return ListedRun(path, "damaged", cause=error.message)
+    finished = saved is not None and saved.finished
+    state: Literal["finished", "stopped", "running"] = "running" if running else "finished" if finished else "stopped"
+    return ListedRun(path, state, tables["recipe"], source, seed, saved.epoch if saved else 0, epochs, best)
+
+
+def _best(path: Path) -> dict[str, float]:
+    """The best figures of a log; its last line may be half written."""
+    try:
+        regular_file(path, MAX_LOG)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [plain_json(line) for line in lines if line.endswith("\n") and line.strip()]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise CheckpointError(f"{path} is damaged: a line is no JSON object")
+    figures: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if type(value) in (int, float) and name not in _NO_FIGURES:
+                figures.setdefault(name, []).append(value)
+    if "val_accuracy" in figures:
+        return {"val_accuracy": max(figures["val_accuracy"])}
+    return {name: min(values) for name, values in figures.items()}
+
+
+_NO_FIGURES = {"epoch", "lr", "pictures", "unreadable", "seconds", "step", "grad_norm"}
