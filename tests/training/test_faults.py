@@ -1,0 +1,258 @@
+"""Disks that fill up, folders that vanish, workers that die: one clear message, and the last epoch whole."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptkit.errors import OutputError
+from promptkit.training.checkpoint import LOG, WEIGHTS, RunFolder, read_metadata, read_tensors
+from promptkit.training.lock import FolderLock, is_locked
+
+Command = Callable[..., "Finished"]
+
+
+@contextmanager
+def training(pictures: Path, folder: Path, *words: str, prelude: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A training process that would go on for ever, past its first epoch. `prelude` is Python that it runs first."""
+    tiny = ["--backbone", "tiny", "--weights", "none", "--epochs", "100000", "--device", "cpu"]
+    program = textwrap.dedent(prelude) + "\nfrom promptkit.cli import main\nmain()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "train", "coop", "--data", str(pictures), *tiny, "--out", "run", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until = time.monotonic() + 90
+        while not (folder / "run" / WEIGHTS).exists():
+            assert time.monotonic() < until
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def message(process: subprocess.Popen[str]) -> str:
+    """What a process that ends by itself says, after its warnings."""
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 2, (process.returncode, out, err)
+    assert "Traceback" not in out + err
+    errors = err[err.index("error:") :]
+    assert errors.count("\n") <= 2
+    return errors
+
+
+def is_whole(run: Path) -> bool:
+    return bool(read_tensors(run)) and read_metadata(run).epoch > 0
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    tasks = Path(f"/proc/{process.pid}/task")
+    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+
+
+linux = pytest.mark.skipif(
+    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="finds workers in /proc"
+)
+
+
+@linux
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
+def test_a_killed_worker_is_one_message_and_the_last_epoch_stays(how: int, pictures: Path, tmp_path: Path) -> None:
+    with training(pictures, tmp_path, "--workers", "2") as process:
+        os.kill(children(process)[-1], how)
+        said = message(process)
+    assert re.search(r"error: a process that prepared pictures \(pid [\d, ]+\) died", said)
+    assert "--workers 0" in said
+    assert is_whole(tmp_path / "run")
+    assert not is_locked(tmp_path / "run")
+
+
+def test_a_full_disk_leaves_the_last_epoch(pictures: Path, tmp_path: Path) -> None:
+    """The system's limit on a file's size stands in for the disk: the log grows until it is reached."""
+    prelude = """
+        import resource, signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    """
+    with training(
+        pictures, tmp_path, "--workers", "0", "--shots", "1", "--domains", "photo", prelude=prelude
+    ) as process:
+        assert "can't be written: File too large" in message(process)
+    assert is_whole(tmp_path / "run")
+
+
+def test_no_room_for_a_checkpoint_leaves_the_old_one(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+
+    def full(file: int) -> None:
+        synced.append(file)
+        if len(synced) > 4:  # settings, log, the first epochs
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = train("coop", "--out", "run", "--epochs", "9")
+    assert done.status == 2
+    assert "run/learner.safetensors can't be written: No space left on device" in done.err
+    assert is_whole(tmp_path / "run")
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".learner")]
+
+
+def spoil_deleted(run: Path) -> None:
+    shutil.rmtree(run)
+
+
+def spoil_replaced(run: Path) -> None:
+    run.rename(run.with_name("moved"))
+    run.write_text("")
+
+
+def spoil_read_only(run: Path) -> None:
+    run.chmod(0o555)
+
+
+@pytest.mark.parametrize("spoil", [spoil_deleted, spoil_replaced, spoil_read_only], ids=lambda spoil: spoil.__name__)
+def test_a_folder_that_can_no_longer_be_written(spoil: Callable[[Path], None], pictures: Path, tmp_path: Path) -> None:
+    if spoil is spoil_read_only and os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    with training(pictures, tmp_path, "--workers", "0") as process:
+        before = read_metadata(tmp_path / "run").epoch
+        with_retries(spoil, tmp_path / "run")
+        said = message(process)
+    assert re.search(r"error: run\S* can't be written: (No such file|Not a directory|Permission denied)", said)
+    for left in (tmp_path / "run", tmp_path / "moved"):
+        if left.is_dir():
+            left.chmod(0o755)
+            assert is_whole(left)
+            assert read_metadata(left).epoch >= before
+
+
+def with_retries(spoil: Callable[[Path], None], run: Path) -> None:
+    """A folder that is being written to may not be empty when rmtree wants to remove it."""
+    for _ in range(50):
+        try:
+            return spoil(run)
+        except OSError:
+            time.sleep(0.01)
+    raise AssertionError("the folder can't be spoiled")
+
+
+# One process at a time
+
+
+def test_two_trainings_of_one_folder_are_refused(
+    train: Command, promptkit: Command, pictures: Path, tmp_path: Path
+) -> None:
+    with training(pictures, tmp_path, "--workers", "1") as process:
+        before = (tmp_path / "run/run.toml").read_bytes()
+        done = train("coop", "--out", "run", "--force")
+        assert done.status == 2
+        assert "error: another process is training into run" in done.err
+        assert (tmp_path / "run/run.toml").read_bytes() == before
+        assert re.search(r"run +coop .* 1 +\d+/100000 +running", promptkit("runs", ".").out)
+        process.kill()
+        process.wait()
+        # At once, though the workers find out only after some seconds.
+        assert re.search(r"run +coop .* 1 +\d+/100000 +stopped", promptkit("runs", ".").out)
+    assert train("coop", "--out", "run", "--force").status == 0
+
+
+def test_a_lock_is_held_once_and_released(tmp_path: Path) -> None:
+    lock, other = FolderLock(tmp_path), FolderLock(tmp_path)
+    lock.take()
+    lock.take()
+    assert is_locked(tmp_path)
+    with pytest.raises(OutputError, match="another process is training"):
+        other.take()
+    lock.release()
+    assert not is_locked(tmp_path)
+    other.take()
+    assert is_locked(tmp_path)
+    other.release()
+
+
+# promptkit runs
+
+
+def test_runs_are_listed_with_what_they_are(
+    train: Command, promptkit: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    train("coop", "--out", "runs/a/coop", "--seed", "3")
+    train("zeroshot", "--out", "runs/zeroshot")
+    train("coop", "--out", "runs/nan", "--lr", "1e38", "--epochs", "9", "--set", "train.warmup_epochs=2")
+    train("coop", "--out", "runs/broken")
+    (tmp_path / "runs/broken" / WEIGHTS).write_bytes(b"x" * 100)
+    (tmp_path / "runs/nothing").mkdir()
+    with (tmp_path / "runs/a/coop" / LOG).open("a") as log:
+        log.write('{"epoch": 3, "val_accu')  # as a killed process leaves it
+    done = promptkit("runs")
+    assert done.status == 0, done.err
+    best = max(json.loads(line)["val_accuracy"] for line in (tmp_path / "runs/a/coop" / LOG).open() if line[-1] == "\n")
+    rows = {line.split()[0]: line.split() for line in done.out.splitlines()[1:5]}
+    assert list(rows) == ["runs/a/coop", "runs/broken", "runs/nan", "runs/zeroshot"]
+    figure = ["val", f"{100 * best:.1f}", "%"]
+    assert rows["runs/a/coop"] == ["runs/a/coop", "coop", str(pictures), "3", "2/2", "finished", *figure]
+    assert rows["runs/zeroshot"][1:6] == ["zeroshot", str(pictures), "1", "2/2", "finished"]
+    assert re.fullmatch(r"[23]/9 stopped", " ".join(rows["runs/nan"][4:6]))
+    assert rows["runs/broken"] == ["runs/broken", "damaged"]
+    assert "runs/broken is damaged: runs/broken/learner.safetensors is no promptkit checkpoint" in done.out
+
+
+def test_a_run_that_saved_nothing_yet_is_stopped(promptkit: Command, train: Command, tmp_path: Path) -> None:
+    train("coop", "--out", "runs/run")
+    (tmp_path / "runs/run" / WEIGHTS).unlink()
+    assert re.search(r"runs/run +coop .* 0/2 +stopped", promptkit("runs", "runs").out)
+
+
+def test_runs_of_nothing(promptkit: Command, tmp_path: Path) -> None:
+    assert promptkit("runs", "nowhere").status == 2
+    (tmp_path / "empty").mkdir()
+    assert "no runs in empty" in promptkit("runs", "empty").out
+
+
+# Pictures
+
+
+def test_larger_pictures_than_allowed_are_left_out(train: Command, promptkit: Command, pictures: Path) -> None:
+    from PIL import Image
+
+    width, height = Image.open(next(pictures.rglob("*.png"))).size
+    done = train("coop", "--out", "run", "--max-pixels", width * height - 1)
+    assert done.status == 2
+    assert f"more than {width * height - 1:,} pixels" in done.err
+    assert train("coop", "--out", "run", "--max-pixels", width * height).status == 0
+    assert promptkit("eval", "run").status == 0
+    done = promptkit("eval", "run", "--max-pixels", width * height - 1)
+    assert done.status == 2
+    assert "no readable picture" in done.err
+    done = train("coop", "--out", "other", "--set", "data.max_pixels=0")
+    assert done.status == 2
+    assert "max_pixels=0: expected 1 to" in done.err
+
+
+def test_a_run_folder_in_the_api_says_why_it_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    line: dict[str, Any] = {"epoch": 1}
+    with pytest.raises(OutputError, match="can't be written"):
+        folder.log(line)
