@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,19 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(path, error) from None
 
-    def start(self, config: RunConfig) -> None:
-        """Begin a new run here; the learner of an old one stays until there is something to put in its place.
-
-        Raises OutputError when another process is training into the folder.
-        """
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For as long as a run trains. Raises OutputError when another process is training into the folder."""
         if self.writes:
             self.lock.take()
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def start(self, config: RunConfig) -> None:
+        """Begin a new run here; the learner of an old one stays until there is something to put in its place."""
+        if self.writes:
             self.state.unlink(missing_ok=True)
         self._replace(SETTINGS, tomli_w.dumps(config.to_tables()).encode())
         self._replace(LOG, b"")

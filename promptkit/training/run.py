@@ -92,6 +92,10 @@ class Run:
 
         What each epoch learned is saved before the next begins.
         """
+        with self.folder.held():
+            return self._train(console)
+
+    def _train(self, console: Console) -> Metadata:
         epochs = self.config.train.epochs
         if self.resume and not self.folder.state.exists() and (self.folder.path / WEIGHTS).exists():
             metadata = read_metadata(self.folder.path)
