@@ -11,9 +11,12 @@ from torch.nn import functional as F
 
 from promptkit.backbones.base import Backbone
 from promptkit.components import Loss, PipelineViews, Projector, PromptGenerator, Scene
+from promptkit.data.coop import COOP
+from promptkit.data.generalization import GENERALIZATION
 from promptkit.errors import ConfigError
 from promptkit.hooks import (
     RegisterBackbone,
+    RegisterDataset,
     RegisterLoss,
     RegisterProjector,
     RegisterPrompts,
@@ -29,13 +32,13 @@ if TYPE_CHECKING:
 
 
 class TemplatePrompts(PromptGenerator):
-    """Hand-made prompts: one template, or the 80 of ImageNet ensembled. Nothing is learned."""
+    """Hand-made prompts: one template, or several ensembled, as the 80 of ImageNet. Nothing is learned."""
 
     @dataclass(frozen=True)
     class Options:
-        template: Annotated[str, 'a text with one {} for the class name, or "imagenet" for the ensemble of 80'] = (
-            "a photo of a {}."
-        )
+        template: Annotated[
+            str, 'a text with one {} for the class name; several, one a line, or "imagenet" (80) are ensembled'
+        ] = "a photo of a {}."
 
     def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
@@ -43,13 +46,14 @@ class TemplatePrompts(PromptGenerator):
             from open_clip import OPENAI_IMAGENET_TEMPLATES
 
             self.templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
-        elif re.findall(r"{.*?}|[{}]", options.template) == ["{}"]:
-            self.templates = [options.template]
-        else:
-            raise ConfigError(
-                f"prompts.template={options.template!r} needs one {{}} where the class name goes",
-                'for example: --set prompts.template="a sketch of a {}."',
-            )
+            return
+        self.templates = [line.strip() for line in options.template.splitlines() if line.strip()]
+        for line in self.templates or [""]:
+            if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
+                raise ConfigError(
+                    f"prompts.template={line!r} needs one {{}} where the class name goes",
+                    'for example: --set prompts.template="a sketch of a {}."',
+                )
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
         return self.scene.backbone.class_tokens(names, 0)
@@ -123,3 +127,9 @@ def register_recipes(register: RegisterRecipe) -> None:
             paper="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021",
         ),
     )
+
+
+@hookimpl
+def register_datasets(register: RegisterDataset) -> None:
+    for name, dataset in {**COOP, **GENERALIZATION}.items():
+        register(name, dataset)

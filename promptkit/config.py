@@ -3,7 +3,8 @@
 A setting is `slot.field`, a scalar. Slots are `data`, `backbone` and `train`, with the fields of the dataclasses below, and
 `prompts`, `projector`, `views` and `loss`, with the options of the component in that slot. Precedence, last wins:
 
-    dataclass default < Recipe.settings < run file (TOML) < --set slot.field=value and the command's own options
+    dataclass default < templates of data.dataset < Recipe.settings < run file (TOML) < --set slot.field=value and the
+    command's own options
 """
 
 import stat
@@ -28,10 +29,14 @@ COMPONENT_SLOTS = ("prompts", "projector", "views", "loss")
 
 @dataclass(frozen=True)
 class DataSettings:
-    path: Annotated[str, "folder of pictures, or a manifest"] = ""
+    path: Annotated[str, "folder of pictures, or a manifest; with a dataset, the folder that holds its folder"] = ""
+    dataset: Annotated[str, "a data set by its name, such as caltech101; empty: what path itself holds"] = ""
     domains: Annotated[str, "domains to use, comma-separated; empty: all"] = ""
     classes: Annotated[str, "all, base, new, or a file with one class name a line"] = "all"
     shots: Annotated[int, "training pictures per class (and domain); 0: all"] = 0
+    split: Annotated[
+        Literal["given", "draw"], "given: the splits of the data, drawn where it has none; draw: always drawn"
+    ] = "given"
     split_seed: Annotated[
         int, "draws train, val and test where the data has no splits; the same for runs to compare"
     ] = 0
@@ -188,6 +193,9 @@ def resolve(
         if (slot := key.partition(".")[0]) in _CORE or names.get(slot) == getattr(recipe, slot, None)
     }
     merged: dict[str, Any] = {**kept, **from_file, **typed, **(flags or {})}
+    if (dataset := merged.get("data.dataset")) and hasattr(classes["prompts"], "template"):
+        # Hand-made prompts that nobody chose are those of the data set.
+        merged.setdefault("prompts.template", "\n".join(registry.dataset(str(dataset)).templates))
 
     chosen: dict[str, dict[str, Any]] = {slot: {} for slot in classes}
     for key, value in merged.items():

@@ -1,4 +1,4 @@
-"""The six hooks of a plugin.
+"""The seven hooks of a plugin.
 
 A plugin is a module that an entry point of the group `promptkit` names. It implements the hooks it needs; each is handed
 `register` and calls it once for everything it offers. Hooks are for discovery alone: once a run is built, none is called.
@@ -18,6 +18,7 @@ import pluggy
 if TYPE_CHECKING:
     from promptkit.backbones.base import Backbone
     from promptkit.components import Loss, Projector, PromptGenerator, Views
+    from promptkit.data.catalog import NamedDataset
     from promptkit.learner import Recipe
 
 PROJECT = "promptkit"
@@ -35,6 +36,7 @@ RegisterProjector = Callable[[str, "type[Projector]"], None]
 RegisterViews = Callable[[str, "type[Views]"], None]
 RegisterLoss = Callable[[str, "type[Loss]"], None]
 RegisterRecipe = Callable[[str, "Recipe"], None]
+RegisterDataset = Callable[[str, "NamedDataset"], None]
 
 
 @hookspec
@@ -82,4 +84,12 @@ def register_recipes(register: RegisterRecipe) -> None:
     """Offer recipes: a learner by the names of its components, with the settings it was published with.
 
     :param register: called as `register(name, recipe)`.
+    """
+
+
+@hookspec
+def register_datasets(register: RegisterDataset) -> None:
+    """Offer published data sets under the names that `--dataset` takes: how each is read from disk, and its templates.
+
+    :param register: called as `register(name, dataset)`, with a promptkit.data.catalog.NamedDataset.
     """

@@ -17,6 +17,7 @@ import pluggy
 
 from promptkit import builtins, hooks
 from promptkit.components import Loss, Projector, PromptGenerator, Views
+from promptkit.data.catalog import NamedDataset
 from promptkit.errors import PluginError, UnknownNameError
 from promptkit.learner import Recipe
 
@@ -27,6 +28,7 @@ KINDS: dict[str, str] = {
     "views": "register_views",
     "loss": "register_losses",
     "backbone": "register_backbones",
+    "dataset": "register_datasets",
 }
 """Every kind of thing a plugin can offer, and its hook."""
 
@@ -55,6 +57,8 @@ class Entry:
     def summary(self) -> str:
         if isinstance(self.value, Recipe):
             return self.value.summary
+        if isinstance(self.value, NamedDataset):
+            return f"{self.value.title}, at {self.value.place}"
         return (self.value.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -81,6 +85,13 @@ class Registry:
         if name not in known:
             raise self.unknown(kind, name, known)
         return known[name]
+
+    def dataset(self, name: str) -> NamedDataset:
+        """A data set by its name, or by its title in papers, however it is spelt: Flowers102, imagenet-a."""
+        titles = {_plain(entry.value.title): entry.name for entry in self.entries["dataset"].values()}
+        names = {_plain(known): known for known in self.entries["dataset"]}
+        found: NamedDataset = self.get("dataset", (titles | names).get(_plain(name), name))
+        return found
 
     def unknown(self, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
         """The error for a name that is not installed: which package offers it, and which plugins failed to load."""
@@ -146,6 +157,8 @@ def _check(kind: str, name: str, value: Any) -> None:
         raise PluginError(f"{kind} {name!r} is {value!r}, expected a subclass of {base.__name__}")
     if kind == "recipe" and not isinstance(value, Recipe):
         raise PluginError(f"recipe {name!r} is {value!r}, expected a promptkit.learner.Recipe")
+    if kind == "dataset" and not isinstance(value, NamedDataset):
+        raise PluginError(f"dataset {name!r} is {value!r}, expected a promptkit.data.catalog.NamedDataset")
     if kind == "backbone" and not callable(value):
         raise PluginError(f"backbone {name!r} is {value!r}, expected a function that takes weights")
 
@@ -182,6 +195,10 @@ def using(registry: Registry) -> Iterator[Registry]:
         yield registry
     finally:
         _installed.pop()
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _package(point: EntryPoint) -> str:

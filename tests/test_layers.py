@@ -7,9 +7,9 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "hooks", "tensors", "distributed", "backbones", "components", "learner", "builtins", "registry", "config",
-    "build", "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "testing",
-    "cli", "__main__",
+    "errors", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks", "tensors",
+    "distributed", "backbones", "components", "learner", "builtins", "registry", "config", "build", "data",
+    "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
 ]
 # fmt: on
 
@@ -65,8 +65,10 @@ def test_each_layer_imports_only_from_its_left() -> None:
 
 def test_plugins_import_only_what_is_public() -> None:
     public = {"promptkit", "promptkit.backbones.base", "promptkit.hooks"} | {
-        f"promptkit.{name}" for name in ("components", "distributed", "learner", "tensors", "testing", "errors")
+        "promptkit.data.catalog",
+        "promptkit.data.layouts",
     }
+    public |= {f"promptkit.{name}" for name in ("components", "distributed", "learner", "tensors", "testing", "errors")}
     plugins = list((ROOT.parent / "plugins").glob("*/promptkit_*/*.py"))
     assert plugins
     for path in plugins:

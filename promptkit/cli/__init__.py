@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import evaluate, plugins, runs, train
+from promptkit.cli import data, evaluate, plugins, runs, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("train", no_args_is_help=True)(train.train)
 app.command("eval", no_args_is_help=True)(evaluate.evaluate)
 app.command("runs")(runs.runs)
+app.command("data", no_args_is_help=True)(data.data)
 app.command("list")(plugins.list_)
 app.command("show", no_args_is_help=True)(plugins.show)
 

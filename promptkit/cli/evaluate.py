@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Folders that promptkit train made.", metavar="RUN...")],
     data: options.Data = None,
+    dataset: options.DatasetName = None,
     domains: options.Domains = None,
     classes: options.Classes = None,
     split: Annotated[
-        str, typer.Option(help="test, val, train or all. Without given splits, 30 % of the pictures are drawn to test.")
+        str,
+        typer.Option(
+            help="test, val, train or all; draw: test pictures that are drawn, as they are where the data has no splits."
+        ),
     ] = "test",
     backbone: options.Backbone = None,
     weights: options.Weights = None,
@@ -52,6 +56,7 @@ def evaluate(
     opened = open_runs(
         runs,
         data=str(data) if data else None,
+        dataset_name=dataset,
         domains=domains,
         classes=classes,
         split=split,
@@ -74,7 +79,7 @@ def evaluate(
     console().print(f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True)
     console().print(_table(found))
     if json_:
-        _write_json(json_, found)
+        _write_json(json_, found, opened.dataset.classnames)
 
 
 def _table(found: "Evaluation") -> "Table":
@@ -105,14 +110,21 @@ def _table(found: "Evaluation") -> "Table":
     return table
 
 
-def _write_json(path: Path, found: "Evaluation") -> None:
+def _write_json(path: Path, found: "Evaluation", classnames: tuple[str, ...]) -> None:
+    """Every figure of every domain; `per_class` in the order of `classes`."""
     import json
     from dataclasses import asdict
 
     from promptkit.errors import OutputError
 
     figures = {run: {domain: asdict(score) for domain, score in scores.items()} for run, scores in found.scores.items()}
-    content = {"runs": figures, "unreadable": [str(picture.path) for picture in found.unreadable]}
+    worst = {run: min(scores.items(), key=lambda item: item[1].accuracy) for run, scores in found.scores.items()}
+    content = {
+        "runs": figures,
+        "worst_domain": {run: {"domain": domain, "accuracy": score.accuracy} for run, (domain, score) in worst.items()},
+        "classes": classnames,
+        "unreadable": [str(picture.path) for picture in found.unreadable],
+    }
     try:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

@@ -9,8 +9,14 @@ Data = Annotated[
     Path | None,
     typer.Option(
         help="Folder of pictures: class/picture, split/class/picture, domain/class/picture, "
-        "domain/split/class/picture; or a .csv or .jsonl manifest.",
+        "domain/split/class/picture; or a .csv or .jsonl manifest. With --dataset, the folder that holds its folder.",
         show_default=False,
+    ),
+]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset", help="caltech101, oxford_pets, pacs, ...: see promptkit list dataset.", show_default=False
     ),
 ]
 Domains = Annotated[str | None, typer.Option(help="Comma-separated; all of them by default.", show_default=False)]

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="recipe, prompts, projector, views, loss or backbone; all by default.", show_default=False),
+        typer.Argument(
+            help="recipe, prompts, projector, views, loss, backbone or dataset; all by default.", show_default=False
+        ),
     ] = None,
     debug: options.Debug = False,
 ) -> None:

@@ -14,6 +14,14 @@ def train(
         str | None, typer.Argument(help="gopro, coop, cocoop, zeroshot, ...: see promptkit list.", show_default=False)
     ] = None,
     data: options.Data = None,
+    dataset: options.DatasetName = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="given: the splits of the data, drawn where it has none; draw: always drawn. given by default.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the run; runs/RECIPE by default.", show_default=False)
     ] = None,
@@ -48,6 +56,12 @@ def train(
             show_default=False,
         ),
     ] = None,
+    templates: Annotated[
+        Path | None,
+        typer.Option(
+            help="Hand-made prompts, one a line with {} for the class, for prompts that take them.", show_default=False
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A run file, such as the run.toml of a run to repeat.", show_default=False)
     ] = None,
@@ -80,6 +94,8 @@ def train(
         raise ConfigError(f"{config} is a run of {tables['recipe']!r}, not of {recipe!r}", "leave one of the two out")
     flags = {
         "data.path": str(data) if data else None,
+        "data.dataset": dataset,
+        "data.split": split,
         "data.domains": domains,
         "data.classes": classes,
         "data.shots": shots,
@@ -99,6 +115,8 @@ def train(
     }
     registry = installed()
     warn_broken(registry)
+    if templates:
+        flags["prompts.template"] = read_templates(templates)
     given = {key: value for key, value in flags.items() if value is not None}
     settings = resolve(registry, recipe, tables, set_ or [], given)
 
@@ -116,4 +134,16 @@ def train(
         kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
         terminal.print(f"stopped; {kept}", soft_wrap=True)
         raise typer.Exit(130) from None
-    terminal.print(f"saved {out}; next: promptkit eval {out} --data {settings.data.path}", soft_wrap=True)
+    named = f" --dataset {settings.data.dataset}" if settings.data.dataset else ""
+    terminal.print(f"saved {out}; next: promptkit eval {out} --data {settings.data.path}{named}", soft_wrap=True)
+
+
+def read_templates(path: Path) -> str:
+    """The templates of a file, one a line. Raises ConfigError when there are none."""
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}", "one template a line is expected") from None
+    if not text:
+        raise ConfigError(f"{path} holds no template", "a line is like: a photo of a {}.")
+    return text

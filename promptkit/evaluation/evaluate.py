@@ -11,18 +11,9 @@ from promptkit import distributed
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import MAX_PIXELS, Loader, Unreadable, eval_loader, worker_death_explained
 from promptkit.errors import DataError
-from promptkit.evaluation.metrics import accuracy, macro_accuracy
+from promptkit.evaluation.metrics import Scores, scores, verdicts
 from promptkit.learner import Learner
 from promptkit.tensors import ImageFeatures
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Figures of one learner on one domain: fractions between 0 and 1, over n pictures."""
-
-    accuracy: float
-    macro_accuracy: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -52,11 +43,14 @@ def evaluate(
     items = dataset.items[rank::n]
     loader = eval_loader(items, image, batch_size=batch_size, workers=workers, strict=strict, max_pixels=max_pixels)
     with worker_death_explained():
-        guesses, own_index, own_unreadable = _predict_all(list(learners.values()), loader, on_batch)
+        own_verdicts, own_index, own_unreadable = _judge_all(list(learners.values()), loader, on_batch)
     # Every process saw every n-th picture, once, and now all know what the others saw.
     index = distributed.gather_objects([rank + n * i for i in own_index])
     unreadable = distributed.gather_objects(own_unreadable)
-    predicted = [torch.tensor(distributed.gather_objects(guess.tolist()), dtype=torch.long) for guess in guesses]
+    judged = [
+        torch.tensor(distributed.gather_objects(own.tolist()), dtype=torch.float64).reshape(-1, 3)
+        for own in own_verdicts
+    ]
 
     label = torch.tensor([dataset.items[i].label for i in index])
     where: dict[str, list[int]] = {domain: [] for domain in dataset.domains or ("all",)}
@@ -67,21 +61,18 @@ def evaluate(
         raise DataError(
             f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split"
         )
-    scores = {
-        name: {
-            domain: Scores(accuracy(guess[rows], label[rows]), macro_accuracy(guess[rows], label[rows]), len(rows))
-            for domain, rows in where.items()
-        }
-        for name, guess in zip(learners, predicted, strict=True)
+    figures = {
+        name: {domain: scores(verdict[rows], label[rows], len(learner.classnames)) for domain, rows in where.items()}
+        for (name, learner), verdict in zip(learners.items(), judged, strict=True)
     }
-    return Evaluation(scores, unreadable)
+    return Evaluation(figures, unreadable)
 
 
-def _predict_all(
+def _judge_all(
     learners: Sequence[Learner], loader: Loader, on_batch: Callable[[int], None]
 ) -> tuple[list[Tensor], list[int], list[Unreadable]]:
-    """The predicted labels of each learner, the items they belong to, and what was unreadable."""
-    guesses: list[list[Tensor]] = [[] for _ in learners]
+    """The verdicts of each learner, the items they belong to, and what was unreadable."""
+    found: list[list[Tensor]] = [[] for _ in learners]
     index: list[int] = []
     unreadable: list[Unreadable] = []
     for loaded in loader:
@@ -90,9 +81,9 @@ def _predict_all(
         if loaded.batch is None:
             continue
         index += loaded.index.tolist()
-        for guess, logits in zip(guesses, predict_together(learners, loaded.batch.views["image"]), strict=True):
-            guess.append(logits.argmax(1).cpu())
-    return [torch.cat(guess) if guess else torch.empty(0, dtype=torch.long) for guess in guesses], index, unreadable
+        for verdict, logits in zip(found, predict_together(learners, loaded.batch.views["image"]), strict=True):
+            verdict.append(verdicts(logits, loaded.batch.label))
+    return [torch.cat(verdict) if verdict else torch.empty(0, 3) for verdict in found], index, unreadable
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from pathlib import Path
 from promptkit.backbones.base import Backbone
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import BackboneSettings
-from promptkit.data.layouts import Dataset, read_dataset
+from promptkit.data.layouts import Dataset
+from promptkit.data.opening import open_dataset
 from promptkit.data.splits import class_subset, subset
 from promptkit.data.splits import split as draw_split
 from promptkit.errors import ConfigError, UnknownNameError
@@ -15,7 +16,7 @@ from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.training.checkpoint import restore, run_config
 
-SPLITS = ("test", "val", "train", "all")
+SPLITS = ("test", "val", "train", "all", "draw")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def open_runs(
     runs: Sequence[Path],
     *,
     data: str | None = None,
+    dataset_name: str | None = None,
     domains: str | None = None,
     classes: str | None = None,
     split: str = "test",
@@ -38,7 +40,9 @@ def open_runs(
     weights: str | None = None,
     device: str = "auto",
 ) -> OpenedRuns:
-    """What is not given is taken from the first run: its data path, and its split seed.
+    """What is not given is taken from the first run: its data, by path and name, and how and with which seed it is split.
+
+    `split` "draw" is the test part of splits that are drawn even where the data gives some.
 
     Runs of the same backbone share one. Raises ConfigError when the runs can't be compared on one set of pictures, and
     what reading data, backbones and checkpoints raises.
@@ -55,14 +59,18 @@ def open_runs(
             f"the runs drew their test pictures with different data.split_seed: {', '.join(map(str, sorted(seeds)))}",
             "evaluate runs of one split_seed at a time",
         )
-    path = data or configs[runs[0]].data.path
+    first, registry = configs[runs[0]].data, installed()
+    path = data or first.path
+    if dataset_name is None:
+        dataset_name = "" if data else first.dataset
     wanted = [name.strip() for name in (domains or "").split(",") if name.strip()]
-    dataset = read_dataset(Path(path), wanted)
+    draw = split == "draw" or first.split == "draw"
+    dataset = open_dataset(Path(path), registry, dataset_name, wanted, draw)
     if split != "all":
-        dataset = subset(draw_split(dataset, seeds.pop()), split)
+        dataset = subset(draw_split(dataset, seeds.pop()), "test" if split == "draw" else split)
     dataset = class_subset(dataset, classes or "all")
 
-    registry, where = installed(), pick_device(device)
+    where = pick_device(device)
     backbones: dict[BackboneSettings, Backbone] = {}
     learners: dict[str, Learner] = {}
     for run, config in configs.items():

@@ -13,8 +13,9 @@ from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.config import DataSettings, RunConfig
-from promptkit.data.layouts import Dataset, read_dataset
+from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Loader, Unreadable, train_loader, worker_death_explained
+from promptkit.data.opening import open_dataset
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
@@ -29,7 +30,7 @@ from promptkit.training.trainer import EpochResult, Trainer
 log = logging.getLogger("promptkit")
 
 
-def training_data(settings: DataSettings, seed: int) -> Dataset:
+def training_data(settings: DataSettings, seed: int, registry: Registry) -> Dataset:
     """The data set of a run, with splits drawn, shots sampled and classes chosen, in that order.
 
     Raises DataError and UnknownNameError for data that can't be trained on.
@@ -37,7 +38,8 @@ def training_data(settings: DataSettings, seed: int) -> Dataset:
     if not settings.path:
         raise ConfigError("there is no data to train on", "say where it is with --data PATH")
     domains = [name.strip() for name in settings.domains.split(",") if name.strip()]
-    dataset = split(read_dataset(Path(settings.path), domains), settings.split_seed)
+    read = open_dataset(Path(settings.path), registry, settings.dataset, domains, settings.split == "draw")
+    dataset = split(read, settings.split_seed)
     log.info("%s: %s", settings.path, dataset.layout)
     if settings.shots:
         dataset, warnings = few_shot(dataset, settings.shots, seed)
@@ -62,7 +64,7 @@ class Run:
         if train.epochs < 0 or train.batch_size < 1:
             raise ConfigError(f"epochs={train.epochs}, batch_size={train.batch_size}: expected at least 0 and 1")
         self.config = config
-        self.dataset = training_data(config.data, train.seed)
+        self.dataset = training_data(config.data, train.seed, registry)
         self.resume = resume
         self.device = distributed.start(train.device) or pick_device(train.device)
         self.folder = RunFolder(out, force, resume)

@@ -1,0 +1,77 @@
+"""`promptkit data`"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptkit.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from promptkit.data.layouts import Dataset
+
+
+def data(
+    path: Annotated[Path, typer.Argument(help="A folder of pictures or a manifest; with --dataset, the data root.")],
+    dataset: options.DatasetName = None,
+    split: Annotated[str, typer.Option(help="given, or draw: 50/20/30 whatever the data gives.")] = "given",
+    check: Annotated[bool, typer.Option("--check", help="Open every picture.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Say what a folder is taken for: layout, domains, classes, splits, templates and what looks odd."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    from promptkit.cli.console import console
+    from promptkit.cli.plugins import warn_broken
+    from promptkit.data.inspection import check_pictures, odd_names
+    from promptkit.data.opening import open_dataset
+    from promptkit.data.splits import split as give_splits
+    from promptkit.errors import UnknownNameError
+    from promptkit.registry import installed
+
+    if split not in ("given", "draw"):
+        raise UnknownNameError("split", split, ("given", "draw"))
+    registry, out = installed(), console()
+    warn_broken(registry)
+    found = open_dataset(path, registry, dataset or "", draw=split == "draw")
+    drawn = all(item.split is None for item in found.items)
+    out.print(f"{path}: {escape(found.layout)}", soft_wrap=True)
+    out.print(
+        f"splits: {'drawn, 50/20/30 of every class' if drawn else 'given'}; files that are no pictures: {found.skipped}"
+    )
+    for template in registry.dataset(dataset).templates if dataset else ():
+        out.print(f"template: {escape(template)}", soft_wrap=True)
+    out.print(_counts(give_splits(found, 0)))
+    for what, names in odd_names(found.classnames).items():
+        more = f", and {len(names) - 5} more" if len(names) > 5 else ""
+        out.print(f"[yellow]odd class names[/] ({what}): {escape(', '.join(names[:5]))}{more}", soft_wrap=True)
+    if check:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("opening pictures", total=len(found.items))
+            unreadable = check_pictures(found.items, lambda: progress.advance(task))
+        out.print(f"unreadable pictures: {len(unreadable)} of {len(found.items)}")
+        for picture in unreadable:
+            out.print(f"  {escape(str(picture.path))}: {escape(picture.reason)}", soft_wrap=True)
+
+
+def _counts(dataset: "Dataset") -> "Table":
+    """A row per class: its pictures in each split, and in each domain."""
+    from collections import Counter
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    splits = [name for name in ("train", "val", "test") if any(item.split == name for item in dataset.items)]
+    by_split = Counter((item.label, item.split) for item in dataset.items)
+    by_domain = Counter((item.label, item.domain) for item in dataset.items)
+    table = Table("class", box=None)
+    for column in (*splits, *dataset.domains):
+        table.add_column(column, justify="right")
+    for label, name in enumerate(dataset.classnames):
+        counts = [by_split[label, split] for split in splits] + [by_domain[label, d] for d in dataset.domains]
+        table.add_row(escape(name), *map(str, counts))
+    return table

@@ -1,0 +1,52 @@
+"""What is wrong with a data set: pictures that can't be read, class names that make poor prompts."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from promptkit.data.layouts import Item
+from promptkit.data.loading import Unreadable, default_workers, try_picture
+
+ODD = {
+    "an identifier of WordNet": re.compile(r"n\d{8}"),
+    "no letter in it": re.compile(r"[\W\d_]*"),
+    "underscores": re.compile(r".*_.*"),
+    "words run together": re.compile(r".*[a-z][A-Z].*"),
+    "blanks at its ends": re.compile(r"\s.*|.*\s"),
+}
+
+
+def odd_names(names: Sequence[str]) -> dict[str, list[str]]:
+    """What is odd -> the class names it is true of. Names that the tokeniser can't tell apart collide."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        for what, pattern in ODD.items():
+            if pattern.fullmatch(name):
+                found[what].append(name)
+                break
+    same: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        same[" ".join(re.sub(r"[\W_]+", " ", name.lower()).split())].append(name)
+    for group in same.values():
+        if len(group) > 1:
+            found["the same to a reader"].append(" = ".join(group))
+    return dict(found)
+
+
+def check_pictures(
+    items: Sequence[Item], on_picture: Callable[[], None] = lambda: None, threads: int | None = None
+) -> list[Unreadable]:
+    """Open every picture, several at a time, and return those that can't be used, in order. PIL decodes without the GIL."""
+    found = []
+    with ThreadPoolExecutor(threads or max(1, default_workers(len(items)))) as pool:
+        for reason in pool.map(lambda item: _problem(item), items):
+            on_picture()
+            if reason is not None:
+                found.append(reason)
+    return found
+
+
+def _problem(item: Item) -> Unreadable | None:
+    picture = try_picture(item.path)
+    return picture if isinstance(picture, Unreadable) else None

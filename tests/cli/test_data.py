@@ -1,0 +1,126 @@
+"""Data sets by name, as a user meets them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from promptkit import hookimpl
+from promptkit.data.catalog import NamedDataset
+from promptkit.data.layouts import read_dataset
+from promptkit.testing import registered, write_pictures
+
+Command = Callable[..., "Finished"]  # type: ignore[name-defined]
+TINY = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--epochs", "1", "--shots", "2")
+CUT = Path(__file__).parents[3] / "shared/data/coop"
+
+
+@pytest.fixture
+def eurosat(tmp_path: Path) -> Path:
+    """A data root with EuroSAT, without its split file."""
+    folder = write_pictures(tmp_path / "root/eurosat/2750", ["circle", "cross", "star"], [], per_class=10)
+    (folder / "star").rename(folder / "SeaLake")
+    return tmp_path / "root"
+
+
+def test_what_a_folder_is_taken_for(promptkit: Command, pictures: Path) -> None:
+    done = promptkit("data", pictures)
+    assert done.status == 0, done.err
+    assert "2 domains, 4 classes, 64 pictures (<domain>/<class>/<image>)" in done.out
+    (row,) = (line.split() for line in done.out.splitlines() if line.strip().startswith("circle"))
+    assert row == ["circle", "8", "2", "6", "8", "8"]  # train, val, test, cartoon, photo
+
+
+def test_every_picture_is_opened_when_asked(promptkit: Command, eurosat: Path) -> None:
+    (eurosat / "eurosat/2750/circle/003.png").write_bytes(b"no picture")
+    done = promptkit("data", eurosat, "--dataset", "eurosat", "--split", "draw", "--check")
+    assert done.status == 0, done.err
+    assert "Sea or Lake" in done.out
+    assert "template: a centered satellite photo of {}." in done.out
+    assert "unreadable pictures: 1 of 30" in done.out
+    assert "003.png" in done.out
+
+
+def test_a_named_data_set_without_its_split_file(promptkit: Command, eurosat: Path) -> None:
+    done = promptkit("train", "coop", "--data", eurosat, "--dataset", "eurosat", *TINY, "--out", "run")
+    assert done.status == 2
+    assert "split_zhou_EuroSAT.json" in done.err
+    assert "--split draw" in done.err
+    done = promptkit(
+        "train", "coop", "--data", eurosat, "--dataset", "eurosat", "--split", "draw", *TINY, "--out", "run"
+    )
+    assert done.status == 0, done.err
+    # The run remembers what it was trained on and how that was split.
+    assert promptkit("eval", "run", "--json", "figures.json").status == 0
+    content = json.loads(Path("figures.json").read_text())
+    assert content["classes"] == ["Sea or Lake", "circle", "cross"]
+    score = content["runs"]["run"]["all"]
+    assert score["n"] == 9
+    assert score["macro_accuracy"] == pytest.approx(sum(score["per_class"]) / 3)
+    assert content["worst_domain"] == {"run": {"domain": "all", "accuracy": score["accuracy"]}}
+    by_hand = promptkit(
+        "eval", "run", "--data", eurosat, "--dataset", "EuroSAT", "--split", "draw", "--json", "again.json"
+    )
+    assert by_hand.status == 0, by_hand.err
+    assert json.loads(Path("again.json").read_text())["runs"] == content["runs"]
+
+
+def test_a_name_that_nobody_offers(promptkit: Command, eurosat: Path) -> None:
+    done = promptkit("train", "coop", "--data", eurosat, "--dataset", "eurosta", *TINY)
+    assert done.status == 2
+    assert "no dataset named 'eurosta'; did you mean 'eurosat'?" in done.err
+
+
+def test_zero_shot_takes_the_data_set_s_template_unless_told_otherwise(promptkit: Command, eurosat: Path) -> None:
+    words = ("train", "zeroshot", "--data", eurosat, "--split", "draw", *TINY[:6])
+
+    def template(*more: object) -> str:
+        done = promptkit(*words, *more, "--out", "run", "--force")
+        assert done.status == 0, done.err
+        return Path("run/run.toml").read_text()
+
+    assert 'template = "a centered satellite photo of {}."' in template("--dataset", "eurosat")
+    chosen = template("--dataset", "eurosat", "--set", "prompts.template=imagenet")
+    assert 'template = "imagenet"' in chosen
+    Path("mine.txt").write_text("a {} from above.\n\nland: {}\n")
+    assert "a {} from above." in template("--dataset", "eurosat", "--templates", "mine.txt")
+    Path("mine.txt").write_text("a {} from above.\nland\n")
+    done = promptkit(*words, "--dataset", "eurosat", "--templates", "mine.txt", "--out", "other")
+    assert done.status == 2
+    assert "prompts.template='land' needs one {}" in done.err
+    done = promptkit(*words, "--dataset", "eurosat", "--templates", "nowhere.txt", "--out", "other")
+    assert done.status == 2
+    assert "nowhere.txt" in done.err
+
+
+def test_a_plugin_s_data_set(promptkit: Command, tmp_path: Path) -> None:
+    class Plugin:
+        @hookimpl
+        def register_datasets(self, register: Callable[[str, object], None]) -> None:
+            named = NamedDataset("Shapes", lambda root: read_dataset(root / "shapes"), "shapes/", "the test writes it")
+            register("shapes", named)
+
+    write_pictures(tmp_path / "shapes", domains=[])
+    with registered(Plugin()):  # type: ignore[arg-type]
+        done = promptkit("train", "coop", "--data", tmp_path, "--dataset", "shapes", *TINY, "--out", "run")
+        assert done.status == 0, done.err
+        assert "Shapes, at shapes/" in promptkit("list", "dataset").out
+
+
+def test_a_plugin_that_offers_no_data_set_is_broken() -> None:
+    from promptkit.errors import PluginError
+
+    plugin = SimpleNamespace(register_datasets=hookimpl(lambda register: register("shapes", 3)))
+    with pytest.raises(PluginError, match=r"expected a .*NamedDataset"), registered(plugin):  # type: ignore[arg-type]
+        pass
+
+
+@pytest.mark.skipif(not CUT.is_dir(), reason="needs the cut of Caltech-101, which is not part of the project")
+def test_the_real_caltech101(promptkit: Command) -> None:
+    done = promptkit("data", CUT, "--dataset", "caltech101")
+    assert done.status == 2
+    assert "split_zhou_Caltech101.json" in done.err
+    done = promptkit("data", CUT, "--dataset", "caltech101", "--split", "draw")
+    assert "Caltech101, 100 classes, 2000 pictures" in done.out
