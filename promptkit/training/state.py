@@ -5,15 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from promptkit.config import RunConfig
 from promptkit.errors import CheckpointError, ConfigError
+from promptkit.training import tensorfile
 from promptkit.training.trainer import Trainer
-
-_HEADER = "promptkit-state"
 
 _FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
@@ -22,17 +19,15 @@ _FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "da
 def pack(trainer: Trainer, config: RunConfig, data: str) -> bytes:
     """The state as the content of a file. `data` is the fingerprint of the data set. All processes call it."""
     tensors, plain = trainer.state()
-    header = {**plain, "settings": config.to_tables(), "data": data}
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, {_HEADER: json.dumps(header)})
+    return tensorfile.pack(tensors, json.dumps({**plain, "settings": config.to_tables(), "data": data}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Raises CheckpointError for a file that is none, or a damaged one."""
     try:
-        with safe_open(path, framework="pt") as file:
-            plain = json.loads((file.metadata() or {})[_HEADER])
-            return {name: file.get_tensor(name) for name in file.keys()}, plain  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        plain = json.loads(tensorfile.read_text(path))
+        return tensorfile.read_tensors(path), plain
+    except (CheckpointError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} can't be resumed from: {error}", "start again with --force") from None
 
 

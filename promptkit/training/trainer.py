@@ -149,7 +149,8 @@ class Trainer:
         at = self.position
         pictures = int(distributed.total(at.pictures))
         if not pictures:
-            raise TrainingError(f"not one training picture was readable in epoch {at.epoch}", "see the warnings above")
+            first = f"{unreadable[0].path}: {unreadable[0].reason}" if unreadable else "this process had none"
+            raise TrainingError(f"not one training picture was readable in epoch {at.epoch}", f"the first, {first}")
         result = EpochResult(
             at.epoch,
             rate,

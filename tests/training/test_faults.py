@@ -73,10 +73,9 @@ linux = pytest.mark.skipif(
 
 
 @linux
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
-def test_a_killed_worker_is_one_message_and_the_last_epoch_stays(how: int, pictures: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_one_message_and_the_last_epoch_stays(pictures: Path, tmp_path: Path) -> None:
     with training(pictures, tmp_path, "--workers", "2") as process:
-        os.kill(children(process)[-1], how)
+        os.kill(children(process)[-1], signal.SIGKILL)
         said = message(process)
     assert re.search(r"error: a process that prepared pictures \(pid [\d, ]+\) died", said)
     assert "--workers 0" in said
@@ -112,43 +111,40 @@ def test_no_room_for_a_checkpoint_leaves_the_old_one(
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".learner")]
 
 
-def spoil_deleted(run: Path) -> None:
+def deleted(run: Path) -> None:
     shutil.rmtree(run)
 
 
-def spoil_replaced(run: Path) -> None:
+def replaced_by_a_file(run: Path) -> None:
     run.rename(run.with_name("moved"))
     run.write_text("")
 
 
-def spoil_read_only(run: Path) -> None:
+def read_only(run: Path) -> None:
     run.chmod(0o555)
 
 
-@pytest.mark.parametrize("spoil", [spoil_deleted, spoil_replaced, spoil_read_only], ids=lambda spoil: spoil.__name__)
-def test_a_folder_that_can_no_longer_be_written(spoil: Callable[[Path], None], pictures: Path, tmp_path: Path) -> None:
-    if spoil is spoil_read_only and os.geteuid() == 0:
+@pytest.mark.parametrize("spoil", [deleted, replaced_by_a_file, read_only], ids=lambda spoil: spoil.__name__)
+def test_a_folder_that_can_no_longer_be_written(
+    spoil: Callable[[Path], None], train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if spoil is read_only and os.geteuid() == 0:
         pytest.skip("root may write everywhere")
-    with training(pictures, tmp_path, "--workers", "0") as process:
-        before = read_metadata(tmp_path / "run").epoch
-        with_retries(spoil, tmp_path / "run")
-        said = message(process)
-    assert re.search(r"error: run\S* can't be written: (No such file|Not a directory|Permission denied)", said)
+    save = RunFolder.save
+
+    def save_and_spoil(folder: RunFolder, *arguments: Any) -> None:
+        save(folder, *arguments)
+        spoil(folder.path)
+
+    monkeypatch.setattr(RunFolder, "save", save_and_spoil)
+    done = train("coop", "--out", "run")
+    assert done.status == 2
+    said = re.search(r"error: run\S* can't be written: (No such file|Not a directory|Permission denied)", done.err)
+    assert said, done.err
     for left in (tmp_path / "run", tmp_path / "moved"):
         if left.is_dir():
             left.chmod(0o755)
             assert is_whole(left)
-            assert read_metadata(left).epoch >= before
-
-
-def with_retries(spoil: Callable[[Path], None], run: Path) -> None:
-    """A folder that is being written to may not be empty when rmtree wants to remove it."""
-    for _ in range(50):
-        try:
-            return spoil(run)
-        except OSError:
-            time.sleep(0.01)
-    raise AssertionError("the folder can't be spoiled")
 
 
 # One process at a time
@@ -198,11 +194,12 @@ def test_runs_are_listed_with_what_they_are(
     train("coop", "--out", "runs/broken")
     (tmp_path / "runs/broken" / WEIGHTS).write_bytes(b"x" * 100)
     (tmp_path / "runs/nothing").mkdir()
+    whole = (tmp_path / "runs/a/coop" / LOG).read_text().splitlines()
     with (tmp_path / "runs/a/coop" / LOG).open("a") as log:
         log.write('{"epoch": 3, "val_accu')  # as a killed process leaves it
     done = promptkit("runs")
     assert done.status == 0, done.err
-    best = max(json.loads(line)["val_accuracy"] for line in (tmp_path / "runs/a/coop" / LOG).open() if line[-1] == "\n")
+    best = max(json.loads(line)["val_accuracy"] for line in whole)
     rows = {line.split()[0]: line.split() for line in done.out.splitlines()[1:5]}
     assert list(rows) == ["runs/a/coop", "runs/broken", "runs/nan", "runs/zeroshot"]
     figure = ["val", f"{100 * best:.1f}", "%"]
@@ -231,7 +228,8 @@ def test_runs_of_nothing(promptkit: Command, tmp_path: Path) -> None:
 def test_larger_pictures_than_allowed_are_left_out(train: Command, promptkit: Command, pictures: Path) -> None:
     from PIL import Image
 
-    width, height = Image.open(next(pictures.rglob("*.png"))).size
+    with Image.open(next(pictures.rglob("*.png"))) as picture:
+        width, height = picture.size
     done = train("coop", "--out", "run", "--max-pixels", width * height - 1)
     assert done.status == 2
     assert f"more than {width * height - 1:,} pixels" in done.err
