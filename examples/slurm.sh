@@ -10,8 +10,8 @@
 # One task per machine; torchrun starts a process for each of its GPUs.
 set -euo pipefail
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_ADDR NODES=$SLURM_NNODES GPUS=${SLURM_GPUS_ON_NODE:-8}
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MASTER_ADDR=${hosts%%$'\n'*} NODES=$SLURM_NNODES GPUS=${SLURM_GPUS_ON_NODE:-8}
 export OMP_NUM_THREADS=1
 
 srun bash -c 'NODE_RANK=$SLURM_PROCID exec bash examples/multi-node.sh "$@"' multi-node "$@"

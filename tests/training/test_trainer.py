@@ -64,8 +64,7 @@ def test_out_of_memory_is_answered_with_smaller_chunks(
     out_of_memory(short, monkeypatch, until=3)
     list(short.epochs())
     said = [record.message for record in caplog.records if "smaller chunks" in record.message]
-    assert said[0] == "out of memory at step 1; going on in smaller chunks"
-    assert len(said) <= 3
+    assert set(said) == {"out of memory at step 1; going on in smaller chunks"}
     for name, tensor in plain.learner.state_dict().items():
         torch.testing.assert_close(short.learner.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
