@@ -150,8 +150,8 @@ def _check(kind: str, name: str, value: Any) -> None:
         raise PluginError(f"backbone {name!r} is {value!r}, expected a function that takes weights")
 
 
-def discover() -> Registry:
-    """The core's own components, then every installed plugin, in the order of package names.
+def discover(without: str = "") -> Registry:
+    """The core's own components, then every installed plugin but the package `without`, in the order of package names.
 
     The environment variable PROMPTKIT_PLUGINS, a comma-separated list of packages or entry points, restricts which are
     loaded; an empty one loads none.
@@ -159,7 +159,7 @@ def discover() -> Registry:
     registry = Registry()
     registry.load(lambda: builtins, "promptkit", version("promptkit"))
     for point in sorted(entry_points(group=hooks.PROJECT), key=lambda point: (_package(point), point.name)):
-        if _wanted(point):
+        if _wanted(point) and _package(point) != without:
             registry.load(point.load, _package(point), point.dist.version if point.dist else "")
     return registry
 
