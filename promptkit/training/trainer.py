@@ -198,7 +198,7 @@ def generator_states() -> dict[str, Tensor]:
     return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
-def start(learner: Learner, batches: Loader) -> None:
+def start(learner: Learner, batches: Batches) -> None:
     """Show the learner its training pictures; one that doesn't look costs nothing."""
     device = learner.scene.backbone.logit_scale.device
     batches.set_epoch(0)
