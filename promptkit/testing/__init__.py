@@ -21,10 +21,12 @@ from promptkit.testing.conformance import (
 )
 from promptkit.testing.data import SHAPES, STYLES, write_pictures
 from promptkit.testing.plugins import registered
+from promptkit.testing.specimen import build_recipe
 
 __all__ = [
     "SHAPES",
     "STYLES",
+    "build_recipe",
     "check_backbone",
     "check_loss",
     "check_projector",

@@ -1,7 +1,7 @@
 """What is checked: a recipe, or a component within one, on the tiny backbone with a few pictures."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from promptkit.build import build_learner, build_views
 from promptkit.components import ContextPrompts, Views
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.learner import Learner, Recipe
-from promptkit.registry import Entry, Registry
+from promptkit.registry import Entry, Registry, installed
 from promptkit.tensors import Batch
 from promptkit.testing.data import SHAPES, STYLES, draw_picture
 from promptkit.training.trainer import make_optimizer
@@ -142,6 +142,12 @@ class Specimen:
                 optimizer.step()
             learner.epoch_end(1, 1)
         return learner.eval()
+
+
+def build_recipe(name: str, classnames: Sequence[str] = CLASSES, sets: Iterable[str] = ()) -> Learner:
+    """A registered recipe's learner on the tiny backbone, untrained; `sets` are texts as --set takes them."""
+    config = resolve(installed(), name, sets=sets, flags={"backbone.name": "tiny", "backbone.weights": "none"})
+    return build_learner(config, installed(), tiny_backbone(), tuple(classnames))
 
 
 def picture(number: int) -> Any:
