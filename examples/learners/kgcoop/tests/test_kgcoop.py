@@ -27,7 +27,7 @@ def test_it_keeps_the_contract() -> None:
 
 
 def test_the_distance_is_half_the_squared_distance_of_unit_vectors() -> None:
-    learner = build("kgcoop")
+    learner = build("kgcoop", "prompts.ctx_init=a sketch of")
     outputs = learner(batch())
     text, teacher = outputs.views["image"].text[0, :, 0].detach(), outputs.teacher.text
     by_hand = sum(float((a - b) @ (a - b)) for a, b in zip(text, teacher, strict=True)) / len(text) / 2
