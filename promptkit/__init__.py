@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from promptkit.learner import Learner
 
 __all__ = [
+    "PUBLIC_MODULES",
     "BackboneError",
     "CheckpointError",
     "ConfigError",
@@ -40,6 +41,21 @@ __all__ = [
     "hookimpl",
     "load",
 ]
+
+PUBLIC_MODULES = (
+    "promptkit",
+    "promptkit.backbones.base",
+    "promptkit.components",
+    "promptkit.data.catalog",
+    "promptkit.data.layouts",
+    "promptkit.distributed",
+    "promptkit.errors",
+    "promptkit.hooks",
+    "promptkit.learner",
+    "promptkit.tensors",
+    "promptkit.testing",
+)
+"""What plugins may import. Everything else may change in any version."""
 
 __version__ = version("promptkit")
 

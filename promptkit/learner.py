@@ -1,6 +1,6 @@
 """A learner composes a prompt generator, a projector and a loss around a frozen backbone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -16,8 +16,9 @@ from promptkit.tensors import Batch, ClassTokens, ImageFeatures, Outputs, Teache
 class Learner(nn.Module):
     """What is trained and saved, and nothing else: the backbone is held in `scene`, outside the module tree.
 
-    A method of the literature may override `logits` (how a view is scored), `backward` (how gradients are made from the
-    loss terms) and `epoch_end` (what happens to the parameters between epochs).
+    A method of the literature may override `logits` (how a view is scored), `start` (what it keeps of the training
+    pictures), `backward` (how gradients are made from the loss terms) and `epoch_end` (what happens to the parameters
+    between epochs).
     """
 
     reads_patches: ClassVar[bool] = False
@@ -72,7 +73,7 @@ class Learner(nn.Module):
         views = {
             name: self.view(seen, said) for (name, seen), said in zip(features.split().items(), texts, strict=True)
         }
-        return Outputs(self.logits(views["image"]), views, batch.label, self.teacher(views["image"]))
+        return Outputs(self.logits(views["image"]), views, batch.label, self.teacher(batch, views["image"]))
 
     @torch.no_grad()
     def predict(self, pixels: Float[Tensor, "B 3 H Wd"]) -> Float[Tensor, "B C"]:
@@ -108,15 +109,20 @@ class Learner(nn.Module):
             patches=features.patches,
         )
 
-    def teacher(self, view: View) -> Teacher | None:
-        """Zero-shot CLIP with the loss's templates; its text features are computed once for a set of classes."""
+    def teacher(self, batch: Batch, view: View) -> Teacher | None:
+        """Zero-shot CLIP with the loss's templates; its text features are computed once for a set of classes.
+
+        Where the image tower has prompts, it runs once more without them.
+        """
         templates = self.loss.templates()
         if not templates:
             return None
         if self._teacher_text is None:
             self._teacher_text = template_features(self.scene, self.classnames, templates)
-        text = self._teacher_text
-        return Teacher(text, view.image, self.scene.backbone.logit_scale * view.image @ text.T)
+        text, image = self._teacher_text, view.image
+        if self.prompts.vision() is not None:
+            image = self.scene.backbone.encode_image(batch.views["image"]).pooled
+        return Teacher(text, image, self.scene.backbone.logit_scale * image @ text.T)
 
     # What a method may override.
 
@@ -129,6 +135,9 @@ class Learner(nn.Module):
         return self.scene.backbone.logit_scale * torch.einsum(
             "bd,bcd->bc", image, text.mean(2).expand(len(image), -1, -1)
         )
+
+    def start(self, batches: Iterable[Batch]) -> None:
+        """Called once before the first step. `batches` holds each training picture once, read as it is iterated."""
 
     def backward(self, terms: Mapping[str, Tensor]) -> None:
         """Accumulate gradients from the loss terms: by default, of their sum."""

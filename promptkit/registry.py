@@ -9,11 +9,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points, version
 from types import ModuleType
 from typing import Any
 
 import pluggy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from promptkit import builtins, hooks
 from promptkit.components import Loss, Projector, PromptGenerator, Views
@@ -163,8 +166,8 @@ def _check(kind: str, name: str, value: Any) -> None:
         raise PluginError(f"backbone {name!r} is {value!r}, expected a function that takes weights")
 
 
-def discover() -> Registry:
-    """The core's own components, then every installed plugin, in the order of package names.
+def discover(without: str = "") -> Registry:
+    """The core's own components, then every installed plugin but the package `without`, in the order of package names.
 
     The environment variable PROMPTKIT_PLUGINS, a comma-separated list of packages or entry points, restricts which are
     loaded; an empty one loads none.
@@ -172,9 +175,24 @@ def discover() -> Registry:
     registry = Registry()
     registry.load(lambda: builtins, "promptkit", version("promptkit"))
     for point in sorted(entry_points(group=hooks.PROJECT), key=lambda point: (_package(point), point.name)):
-        if _wanted(point):
-            registry.load(point.load, _package(point), point.dist.version if point.dist else "")
+        if _wanted(point) and _package(point) != without:
+            registry.load(partial(_import, point), _package(point), point.dist.version if point.dist else "")
     return registry
+
+
+def _import(point: EntryPoint) -> ModuleType:
+    """A plugin's module. Raises PluginError when its package asks for another promptkit than this one."""
+    here = version("promptkit")
+    for text in (point.dist.requires if point.dist else None) or ():
+        needed = Requirement(text)
+        applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+        if canonicalize_name(needed.name) == "promptkit" and applies and not needed.specifier.contains(here, True):
+            raise PluginError(
+                f"it was built for promptkit {needed.specifier}, and this is promptkit {here}: "
+                "install another version of one of the two"
+            )
+    plugin: ModuleType = point.load()
+    return plugin
 
 
 _installed: list[Registry] = []

@@ -13,7 +13,7 @@ from promptkit.errors import PluginError, UnknownNameError
 from promptkit.registry import Registry, discover, installed
 from promptkit.testing import registered
 
-Install = Callable[[str, str], None]
+Install = Callable[..., None]
 
 
 @pytest.fixture
@@ -21,13 +21,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a package with an entry point of the group `promptkit` where Python looks for packages."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def put(package: str, code: str) -> None:
+    def put(package: str, code: str, requires: str = "promptkit") -> None:
         module = package.replace("-", "_")
         monkeypatch.delitem(sys.modules, module, raising=False)
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
         info = tmp_path / f"{module}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\nRequires-Dist: {requires}\n"
+        )
         (info / "entry_points.txt").write_text(f"[promptkit]\n{module} = {module}\n")
 
     return put
@@ -101,6 +103,28 @@ def test_a_clash_names_both_packages_and_leaves_the_later_one_out_as_a_whole(ins
         "promptkit-focal2": "loss 'focal' is offered by promptkit-focal2 and by promptkit-focal; promptkit-focal2 is left out"
     }
     assert "extra" not in registry.entries["projector"]
+
+
+@pytest.mark.parametrize(
+    ("requires", "works"),
+    [
+        ("promptkit>=0.1,<0.2", True),
+        ("Promptkit>=9", False),
+        ("promptkit<0.1", False),
+        ('promptkit>=9; extra == "new"', True),
+        ("promptkit-focal-core>=9", True),
+    ],
+)
+def test_a_plugin_built_for_another_promptkit_is_left_out_and_says_so(
+    install: Install, requires: str, works: bool
+) -> None:
+    install("promptkit-focal", GOOD, requires)
+    registry = discover()
+    assert ("focal" in registry.entries["loss"]) is works
+    if not works:
+        cause = causes(registry)["promptkit-focal"]
+        specifier = requires.lower().removeprefix("promptkit")
+        assert cause.startswith(f"it was built for promptkit {specifier}, and this is promptkit 0.1")
 
 
 def test_the_environment_restricts_which_plugins_load(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

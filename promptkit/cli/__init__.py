@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import data, evaluate, plugins, runs, train
+from promptkit.cli import check, data, evaluate, new, plugins, runs, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
@@ -26,6 +26,8 @@ app.command("runs")(runs.runs)
 app.command("data", no_args_is_help=True)(data.data)
 app.command("list")(plugins.list_)
 app.command("show", no_args_is_help=True)(plugins.show)
+app.command("check", no_args_is_help=True)(check.check)
+app.command("new", no_args_is_help=True)(new.new)
 
 INTERRUPTED = 130
 """The shell's exit status of a program that Ctrl-C ended."""

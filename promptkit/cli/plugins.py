@@ -45,15 +45,20 @@ def show(
 ) -> None:
     """Show a recipe's slots and settings, or a component's options."""
     from promptkit.cli.console import console
-    from promptkit.registry import KINDS, installed
+    from promptkit.registry import installed
 
     registry = installed()
     warn_broken(registry)
-    found = [registry.entries[kind][name] for kind in KINDS if name in registry.entries[kind]]
+    for entry in find(registry, name):
+        _show_entry(console(), registry, entry)
+
+
+def find(registry: "Registry", name: str) -> "list[Entry]":
+    """Everything of that name, of whatever kind. Raises UnknownNameError when there is nothing."""
+    found = [entry for entry in registry if entry.name == name]
     if not found:
         raise registry.unknown("recipe or component", name, {entry.name for entry in registry})
-    for entry in found:
-        _show_entry(console(), registry, entry)
+    return found
 
 
 def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> None:

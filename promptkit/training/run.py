@@ -25,7 +25,7 @@ from promptkit.training import state
 from promptkit.training.checkpoint import WEIGHTS, Metadata, RunFolder, read_metadata
 from promptkit.training.progress import TrainingProgress
 from promptkit.training.trackers import Trackers
-from promptkit.training.trainer import EpochResult, Trainer
+from promptkit.training.trainer import EpochResult, Trainer, start
 
 log = logging.getLogger("promptkit")
 
@@ -103,6 +103,9 @@ class Run:
             metadata = read_metadata(self.folder.path)
             console.print(f"{self.folder.path} is finished already, after {metadata.epochs} epochs", soft_wrap=True)
             return metadata
+        resuming = self.resume and self.folder.state.exists()
+        if not resuming:
+            start(self.learner, self.batches)
         if not epochs or not self.trained_parameters:
             self.folder.start(self.config)
             self.learner.eval()
@@ -110,7 +113,7 @@ class Run:
 
         trainer = Trainer(self.learner, self.batches, self.config.train)
         fingerprint = self.dataset.fingerprint()
-        if self.resume and self.folder.state.exists():
+        if resuming:
             state.resume(trainer, self.folder.state, self.config, fingerprint)
             at = trainer.position
             self.folder.go_on(at.epoch)

@@ -199,6 +199,14 @@ def generator_states() -> dict[str, Tensor]:
     return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
+def start(learner: Learner, batches: Batches) -> None:
+    """Show the learner its training pictures; one that doesn't look costs nothing."""
+    device = learner.scene.backbone.logit_scale.device
+    batches.set_epoch(0)
+    learner.eval()
+    learner.start(to_device(loaded.batch, device) for loaded in batches if loaded.batch is not None)
+
+
 def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:
     """timm's optimiser of that name. Raises ConfigError when timm has none."""
     try:

@@ -1,18 +1,10 @@
-"""The kit for plugin authors: tiny data, a tiny backbone, and a plugin registered without being installed."""
+"""Tiny pictures of shapes in several styles, drawn from a seed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from promptkit import registry
-from promptkit.backbones.tiny import tiny_backbone
-from promptkit.errors import PluginError
-
-__all__ = ["registered", "tiny_backbone", "write_pictures"]
 
 SHAPES = ("circle", "cross", "square", "star", "stripes", "triangle", "ring", "arrow")
 """The classes that `write_pictures` can draw."""
@@ -104,18 +96,3 @@ def _shape(
         draw.polygon(points, fill=fill, outline=ink)
     else:
         raise ValueError(f"no shape named {shape!r}; known: {', '.join(SHAPES)}")
-
-
-@contextmanager
-def registered(plugin: ModuleType, package: str = "plugin-under-test") -> Iterator[registry.Registry]:
-    """Within the block, `plugin` (any object with hooks) is installed beside the others.
-
-    Raises PluginError when it is broken, with the cause that `promptkit list` would print.
-    """
-    fresh = registry.discover()
-    fresh.load(lambda: plugin, package, "0")
-    for broken in fresh.broken:
-        if broken.package == package:
-            raise PluginError(broken.cause)
-    with registry.using(fresh):
-        yield fresh

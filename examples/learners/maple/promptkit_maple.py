@@ -1,0 +1,63 @@
+"""MaPLe: deep prompts in the text tower, and in the image tower what linear maps make of them.
+
+Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from promptkit import ConfigError, hookimpl
+from promptkit.components import ContextPrompts, PromptGenerator, Scene
+from promptkit.learner import Recipe
+from promptkit.tensors import ImageFeatures, TextPrompts
+
+
+class MaPLePrompts(ContextPrompts):
+    """Contexts for the first blocks of the text tower, mapped block by block to prompts of the image tower."""
+
+    @dataclass(frozen=True)
+    class Options:
+        n_ctx: Annotated[int, "tokens in each tower; ctx_init sets them where it is given"] = 2
+        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo"
+        depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer"] = 9
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        """Raises ConfigError for a depth below 1."""
+        super().__init__(options, scene)
+        if options.depth < 1:
+            raise ConfigError(f"prompts.depth={options.depth}: expected at least 1")
+        backbone = scene.backbone
+        depth = min(options.depth, backbone.text_depth, len(backbone.tap_widths))
+        tokens = self.ctx.shape[-2]
+        self.deep = nn.Parameter(0.02 * torch.randn(depth - 1, tokens, backbone.text_width))
+        self.couple = nn.ModuleList(nn.Linear(backbone.text_width, backbone.tap_widths[0]) for _ in range(depth))
+
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        return TextPrompts(self.ctx[None], self.deep if len(self.deep) else None)
+
+    def vision(self) -> Float[Tensor, "J 1 M V"]:
+        texts = torch.cat([self.ctx[0], self.deep])
+        return torch.stack([couple(text) for couple, text in zip(self.couple, texts, strict=True)])[:, None]
+
+
+@hookimpl
+def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> None:
+    register("maple", MaPLePrompts)
+
+
+@hookimpl
+def register_recipes(register: Callable[[str, Recipe], None]) -> None:
+    register(
+        "maple",
+        Recipe(
+            summary="MaPLe: deep prompts in both towers, the image's made from the text's",
+            prompts="maple",
+            settings={"train.epochs": 5, "train.batch_size": 4, "train.lr": 0.0035, "data.shots": 16},
+            paper="Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023",
+        ),
+    )

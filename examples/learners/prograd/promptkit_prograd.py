@@ -1,0 +1,93 @@
+"""ProGrad: where the gradient of the task goes against that of zero-shot CLIP, what is against it is taken out.
+
+Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptkit import ConfigError, hookimpl
+from promptkit.components import ContextPrompts, Loss, PromptGenerator
+from promptkit.learner import Learner, Recipe
+from promptkit.tensors import Outputs
+
+
+class ProGradPrompts(ContextPrompts):
+    """Learned context vectors, one set for all classes."""
+
+    @dataclass(frozen=True)
+    class Options:
+        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given"] = 16
+        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
+
+
+class ProGradLoss(Loss):
+    """Cross-entropy with the labels, and with what zero-shot CLIP predicts: the two that the learner aligns."""
+
+    @dataclass(frozen=True)
+    class Options:
+        temperature: Annotated[float, "of both distributions in the second term"] = 1.0
+        strength: Annotated[float, "how much of a conflict is taken out; 1 is all of it"] = 1.0
+        template: Annotated[str, "zero-shot CLIP's prompt, with one {} for the class name"] = "a photo of a {}."
+
+    def templates(self) -> Sequence[str]:
+        return (self.options.template,)
+
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        assert outputs.teacher is not None
+        t = self.options.temperature
+        kl = F.cross_entropy(outputs.logits / t, (outputs.teacher.logits / t).softmax(-1)) * t * t
+        return {"ce": F.cross_entropy(outputs.logits, outputs.label), "kl": kl}
+
+
+class ProGrad(Learner):
+    """Steps along the gradient of "ce", less its part against the gradient of "kl", for each parameter by itself."""
+
+    def backward(self, terms: Mapping[str, Tensor]) -> None:
+        """Raises ConfigError for a loss without the two terms."""
+        if set(terms) != {"ce", "kl"}:
+            raise ConfigError(
+                f"ProGrad aligns the terms ce and kl; this loss has {', '.join(terms)}", "--set loss=prograd"
+            )
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        general = torch.autograd.grad(terms["kl"], parameters, retain_graph=True)
+        task = torch.autograd.grad(terms["ce"], parameters)
+        for parameter, ce, kl in zip(parameters, task, general, strict=True):
+            step = align(ce, kl, self.loss.options.strength)
+            parameter.grad = step if parameter.grad is None else parameter.grad + step
+
+
+def align(ce: Tensor, kl: Tensor, strength: float = 1.0) -> Tensor:
+    """`ce` without `strength` times its part along `kl`, where the two are in conflict; otherwise `ce`."""
+    along = (ce * kl).sum() / (kl * kl).sum().clamp(min=torch.finfo(kl.dtype).tiny)
+    return ce - strength * along.clamp(max=0) * kl
+
+
+@hookimpl
+def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> None:
+    register("prograd", ProGradPrompts)
+
+
+@hookimpl
+def register_losses(register: Callable[[str, type[Loss]], None]) -> None:
+    register("prograd", ProGradLoss)
+
+
+@hookimpl
+def register_recipes(register: Callable[[str, Recipe], None]) -> None:
+    register(
+        "prograd",
+        Recipe(
+            summary="ProGrad: learned contexts, with gradients that never go against zero-shot CLIP",
+            prompts="prograd",
+            loss="prograd",
+            learner=ProGrad,
+            settings={"train.epochs": 200, "train.batch_size": 32, "train.lr": 0.002, "data.shots": 16},
+            paper="Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023",
+        ),
+    )

@@ -1,0 +1,41 @@
+"""ProGrad keeps the contract, and its defining term is the paper's."""
+
+import promptkit_prograd
+import torch
+
+from promptkit.learner import Learner
+from promptkit.tensors import Batch
+from promptkit.testing import build_recipe, check_recipe, registered
+
+NAMES = ("cat", "yellow school bus", "aeroplane at night")
+
+
+def build(recipe: str, *sets: str) -> Learner:
+    with registered(promptkit_prograd, "promptkit-prograd"):
+        return build_recipe(recipe, NAMES, sets)
+
+
+def batch(seed: int = 0) -> Batch:
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    return Batch({"image": pixels}, torch.tensor([0, 2]))
+
+
+def test_it_keeps_the_contract() -> None:
+    with registered(promptkit_prograd, "promptkit-prograd"):
+        assert check_recipe("prograd") == []
+
+
+def test_a_conflict_is_projected_out_and_agreement_left_alone() -> None:
+    align = promptkit_prograd.align
+    torch.testing.assert_close(align(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 3.0])), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(align(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])), torch.tensor([1.0, 2.0]))
+    halfway = align(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 3.0]), strength=0.5)
+    torch.testing.assert_close(halfway, torch.tensor([1.0, -1.0]))
+
+
+def test_backward_leaves_the_aligned_gradient() -> None:
+    learner = build("prograd")
+    terms = learner.loss(learner(batch()))
+    ce, kl = (torch.autograd.grad(terms[name], learner.prompts.ctx, retain_graph=True)[0] for name in ("ce", "kl"))
+    learner.backward(terms)
+    torch.testing.assert_close(learner.prompts.ctx.grad, promptkit_prograd.align(ce, kl))

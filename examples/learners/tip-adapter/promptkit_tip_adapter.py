@@ -1,0 +1,108 @@
+"""Tip-Adapter: zero-shot CLIP, plus a cache of the training pictures' features that votes for their classes.
+
+Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from promptkit import ConfigError, hookimpl
+from promptkit.components import PromptGenerator, Scene
+from promptkit.learner import Learner, Recipe, template_features
+from promptkit.tensors import Batch, ClassTokens, ImageFeatures, TextPrompts, View
+
+
+class TipAdapterCache(PromptGenerator):
+    """A hand-made prompt, and keys (C S D) with S places for the pictures of each class."""
+
+    class_specific = True
+
+    @dataclass(frozen=True)
+    class Options:
+        places: Annotated[int, "most training pictures of a class, over all domains"] = 16
+        alpha: Annotated[float, "weight of the cache"] = 1.0
+        beta: Annotated[float, "how sharply a key answers"] = 5.5
+        template: Annotated[str, "the prompt, with one {} for the class name"] = "a photo of a {}."
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        super().__init__(options, scene)
+        shape = len(scene.classnames), options.places
+        self.keys = nn.Parameter(torch.zeros(*shape, scene.backbone.joint_width))
+        self.register_buffer("filled", torch.zeros(shape))
+        self.known: tuple[tuple[str, ...], Tensor] | None = None
+
+    @torch.no_grad()
+    def add(self, features: Float[Tensor, "B D"], label: Tensor) -> None:
+        """Raises ConfigError when a class has more pictures than places."""
+        for key, row in zip(features, label.tolist(), strict=True):
+            place = int(self.filled[row].sum())
+            if place == self.options.places:
+                name = self.scene.classnames[row]
+                raise ConfigError(
+                    f"class {name!r} has more than prompts.places={place} training pictures",
+                    "raise it with --set prompts.places=..., or train on fewer with --shots",
+                )
+            self.keys[row, place] = key
+            self.filled[row, place] = 1
+
+    def votes(self, image: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Of all keys of a class, alpha exp(-beta (1 - key . image))."""
+        affinity = torch.einsum("bd,csd->bcs", image, self.keys)
+        answers = (-self.options.beta * (1 - affinity)).exp() * self.filled
+        return self.options.alpha * answers.sum(-1)
+
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        return self.scene.backbone.class_tokens(names, 0)
+
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        raise NotImplementedError("the text is a template, encoded by encode")
+
+    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
+        if self.known is None or self.known[0] != classes.names:
+            self.known = classes.names, template_features(self.scene, classes.names, [self.options.template])
+        return self.known[1][None, :, None]
+
+
+class TipAdapter(Learner):
+    """Fills the cache before the first step; training then moves its keys."""
+
+    @torch.no_grad()
+    def start(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            self.prompts.add(self.encode_image(batch.views["image"]).pooled, batch.label)
+
+    def logits(self, view: View) -> Float[Tensor, "B C"]:
+        votes = self.prompts.votes(view.image)
+        return super().logits(view) + (votes if self.class_rows is None else votes[:, self.class_rows])
+
+
+@hookimpl
+def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> None:
+    register("tip-adapter", TipAdapterCache)
+
+
+@hookimpl
+def register_recipes(register: Callable[[str, Recipe], None]) -> None:
+    register(
+        "tip-adapter",
+        Recipe(
+            summary="Tip-Adapter-F: zero-shot CLIP and a cache of training features, whose keys are trained",
+            prompts="tip-adapter",
+            learner=TipAdapter,
+            settings={
+                "train.epochs": 20,
+                "train.batch_size": 256,
+                "train.lr": 0.001,
+                "train.optimizer": "adamw",
+                "train.weight_decay": 0.01,
+                "train.warmup_epochs": 0,
+                "data.shots": 16,
+            },
+            paper="Zhang et al., Tip-Adapter, ECCV 2022",
+        ),
+    )

@@ -1,0 +1,45 @@
+"""Tip-Adapter keeps the contract, and its defining term is the paper's."""
+
+import promptkit_tip_adapter
+import pytest
+import torch
+
+from promptkit import ConfigError
+from promptkit.learner import Learner
+from promptkit.tensors import Batch
+from promptkit.testing import build_recipe, check_recipe, registered
+
+NAMES = ("cat", "yellow school bus", "aeroplane at night")
+
+
+def build(recipe: str, *sets: str) -> Learner:
+    with registered(promptkit_tip_adapter, "promptkit-tip-adapter"):
+        return build_recipe(recipe, NAMES, sets)
+
+
+def batch(seed: int = 0) -> Batch:
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    return Batch({"image": pixels}, torch.tensor([0, 2]))
+
+
+def test_it_keeps_the_contract() -> None:
+    with registered(promptkit_tip_adapter, "promptkit-tip-adapter"):
+        assert check_recipe("tip-adapter") == []
+
+
+def test_logits_are_zero_shot_and_the_votes_of_the_cache() -> None:
+    learner = build("tip-adapter")
+    pictures, asked = batch(seed=1), batch(seed=2).views["image"]
+    learner.start([pictures])
+    backbone = learner.scene.backbone
+    keys, image = (backbone.encode_image(pixels).pooled for pixels in (pictures.views["image"], asked))
+    text = backbone.encode_captions([f"a photo of a {name}." for name in NAMES])
+    one_hot = torch.eye(len(NAMES))[pictures.label]
+    expected = backbone.logit_scale * image @ text.T + (-5.5 * (1 - image @ keys.T)).exp() @ one_hot
+    torch.testing.assert_close(learner.eval().predict(asked), expected)
+
+
+def test_a_class_with_too_many_pictures_says_so() -> None:
+    learner = build("tip-adapter", "prompts.places=1")
+    with pytest.raises(ConfigError, match="more than prompts"):
+        learner.start([batch(), batch()])

@@ -1,0 +1,69 @@
+"""VPT: deep prompts in the image tower alone; the text is a hand-made prompt.
+
+Jia et al., Visual Prompt Tuning, ECCV 2022.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from promptkit import ConfigError, hookimpl
+from promptkit.components import PromptGenerator, Scene
+from promptkit.learner import Recipe, template_features
+from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
+
+
+class VPTPrompts(PromptGenerator):
+    """Learned tokens at the input of the first blocks of the image tower."""
+
+    @dataclass(frozen=True)
+    class Options:
+        n_ctx: Annotated[int, "tokens in each block"] = 8
+        depth: Annotated[int, "blocks with prompts, the first included; fewer where the tower has fewer"] = 12
+        template: Annotated[str, "the text's prompt, with one {} for the class name"] = "a photo of a {}."
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        """Raises ConfigError for no token or no block."""
+        super().__init__(options, scene)
+        if options.n_ctx < 1 or options.depth < 1:
+            raise ConfigError(f"prompts.n_ctx={options.n_ctx}, prompts.depth={options.depth}: expected at least 1")
+        widths = scene.backbone.tap_widths
+        depth = min(options.depth, len(widths))
+        self.tokens = nn.Parameter(0.02 * torch.randn(depth, 1, options.n_ctx, widths[0]))
+        self.known: tuple[tuple[str, ...], Tensor] | None = None
+
+    def vision(self) -> Float[Tensor, "J 1 M V"]:
+        return self.tokens
+
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        return self.scene.backbone.class_tokens(names, 0)
+
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        raise NotImplementedError("the text is a template, encoded by encode")
+
+    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
+        if self.known is None or self.known[0] != classes.names:
+            self.known = classes.names, template_features(self.scene, classes.names, [self.options.template])
+        return self.known[1][None, :, None]
+
+
+@hookimpl
+def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> None:
+    register("vpt", VPTPrompts)
+
+
+@hookimpl
+def register_recipes(register: Callable[[str, Recipe], None]) -> None:
+    register(
+        "vpt",
+        Recipe(
+            summary="VPT: deep prompts in the image tower alone",
+            prompts="vpt",
+            settings={"train.epochs": 5, "train.batch_size": 4, "train.lr": 0.0025, "data.shots": 16},
+            paper="Jia et al., Visual Prompt Tuning, ECCV 2022",
+        ),
+    )

@@ -1,0 +1,33 @@
+"""VPT keeps the contract, and its defining term is the paper's."""
+
+import promptkit_vpt
+import torch
+
+from promptkit.learner import Learner
+from promptkit.tensors import Batch
+from promptkit.testing import build_recipe, check_recipe, registered
+
+NAMES = ("cat", "yellow school bus", "aeroplane at night")
+
+
+def build(recipe: str, *sets: str) -> Learner:
+    with registered(promptkit_vpt, "promptkit-vpt"):
+        return build_recipe(recipe, NAMES, sets)
+
+
+def batch(seed: int = 0) -> Batch:
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    return Batch({"image": pixels}, torch.tensor([0, 2]))
+
+
+def test_it_keeps_the_contract() -> None:
+    with registered(promptkit_vpt, "promptkit-vpt"):
+        assert check_recipe("vpt") == []
+
+
+def test_logits_are_of_prompted_images_and_plain_texts() -> None:
+    learner = build("vpt")
+    backbone, pixels = learner.scene.backbone, batch().views["image"]
+    image = backbone.encode_image(pixels, learner.prompts.tokens).pooled
+    text = backbone.encode_captions([f"a photo of a {name}." for name in NAMES])
+    torch.testing.assert_close(learner.eval().predict(pixels), backbone.logit_scale * image @ text.T)

@@ -1,0 +1,252 @@
+"""Checks of a learner as a whole. Each returns, or raises Defect with one sentence that says what to do."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from promptkit.backbones.tiny import tiny_backbone
+from promptkit.learner import Learner
+from promptkit.tensors import ImageFeatures, TextPrompts
+from promptkit.testing.specimen import CLASSES, OTHER_CLASSES, Defect, Specimen, close, stir
+
+
+def check_shapes(specimen: Specimen) -> None:
+    """Everything that components hand on has its shape; features of the towers have unit norm."""
+    learner, backbone, batch = specimen.learner(), specimen.backbone, specimen.batch
+    learner.train()
+    n, classes, width = len(batch.label), len(CLASSES), backbone.joint_width
+    vision = learner.prompts.vision()
+    if vision is not None:
+        _shape("prompts.vision()", vision, "J #B M V", J=None, B=(1, n), M=None, V=backbone.tap_widths[0])
+    pixels = batch.views["image"]
+    features = ImageFeatures(*_fields(learner.encode_image(pixels)))
+    tokens = learner.prompts.class_tokens(CLASSES)
+    places = tokens.slots.shape[1]
+    try:
+        prompts = learner.prompts.text(features)
+    except NotImplementedError:
+        prompts = None
+    if prompts is not None:
+        if not isinstance(prompts, TextPrompts):
+            raise Defect(f"prompts.text() returns {type(prompts).__name__}: return a TextPrompts")
+        sizes: dict[str, Any] = {"B": (1, n), "C": (1, classes), "K": None, "M": places, "W": backbone.text_width}
+        _shape("the context of prompts.text()", prompts.context, "#B #C K M W", **sizes)
+        if prompts.deep is not None:
+            _shape("deep of prompts.text()", prompts.deep, "J M W", J=None, M=places, W=backbone.text_width)
+        if len(prompts.context) > 1 and not learner.prompts.conditional:
+            raise Defect("prompts.text() gives a context for each image: set `conditional = True` on the class")
+    text = learner.prompts.encode(features, tokens)
+    _shape("prompts.encode()", text, "#B C K D", B=(1, n), C=classes, K=None, D=width)
+    if not close(text.float().norm(dim=-1), torch.ones(text.shape[:-1])):
+        raise Defect("text features of prompts.encode() have no unit norm: divide them by their norm")
+    image, projected = learner.projector.image(features.pooled), learner.projector.text(text)
+    _shape("projector.image()", image, "B E", B=n, E=None)
+    _shape("projector.text()", projected, "#B C K E", B=len(text), C=classes, K=text.shape[2], E=image.shape[1])
+    _shape("learner.logits()", learner(batch).logits, "B C", B=n, C=classes)
+
+
+def _fields(features: ImageFeatures) -> tuple[Any, ...]:
+    return features.pooled, features.patches, features.taps, features.views
+
+
+def _shape(what: str, tensor: Any, letters: str, **sizes: Any) -> None:
+    """Raise Defect unless a tensor's sizes are the ones given: a number, a choice of numbers, or None for any."""
+    axes = letters.split()
+    if not isinstance(tensor, Tensor):
+        raise Defect(f"{what} is a {type(tensor).__name__}: return a tensor ({letters})")
+    allowed = [sizes[axis.lstrip("#")] for axis in axes]
+    fits = len(tensor.shape) == len(axes) and all(
+        want is None or got == want or (isinstance(want, tuple) and got in want)
+        for got, want in zip(tensor.shape, allowed, strict=True)
+    )
+    if not fits:
+        said = {axis: "any" if want is None else want for axis, want in zip(axes, allowed, strict=True)}
+        expected = ", ".join(
+            f"{axis}={' or '.join(map(str, want)) if isinstance(want, tuple) else want}" for axis, want in said.items()
+        )
+        raise Defect(f"{what} is {tuple(tensor.shape)}: make it ({letters}) with {expected}")
+
+
+def check_terms(specimen: Specimen) -> None:
+    """The loss gives named finite scalars, and reads no view that it doesn't declare."""
+    learner = specimen.learner()
+    learner.train()
+    outputs = learner(specimen.batch)
+    declared = {name: outputs.views[name] for name in learner.loss.views}
+    try:
+        terms = learner.loss(replace(outputs, views=declared))
+    except KeyError as error:
+        raise Defect(f"the loss reads the view {error} without declaring it: add it to `views` of the class") from None
+    if not isinstance(terms, Mapping) or not terms:
+        raise Defect("the loss returns no terms: return a dict such as {'ce': tensor}")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor):
+            raise Defect(f"the loss term {name!r} is a {type(term).__name__}: return a scalar tensor")
+        if term.ndim:
+            raise Defect(
+                f"the loss term {name!r} has shape {tuple(term.shape)}: reduce it to a scalar, such as by mean()"
+            )
+        if not torch.isfinite(term):
+            raise Defect(
+                f"the loss term {name!r} is {term.item()} on sound pictures: guard its logarithms and divisions"
+            )
+
+
+def check_gradients(specimen: Specimen) -> None:
+    """Every learned parameter is reached. A gradient that is 0 is one; there may be none to have (a bias before a norm)."""
+    learner = specimen.learner()
+    _show_pictures(learner, specimen)
+    if not any(True for _ in learner.parameters()):
+        return
+    learner.train()
+    terms = learner.loss(learner(specimen.batch))
+    if not any(term.requires_grad for term in terms.values()):
+        raise Defect(
+            "no gradient reaches any parameter: compute the loss from them, outside torch.no_grad() and detach()"
+        )
+    learner.backward(terms)
+    for name, parameter in learner.named_parameters():
+        if not specimen.of_interest(name) or not parameter.requires_grad:
+            continue
+        if parameter.grad is None:
+            raise Defect(f"no gradient reaches {name}: use it in the forward pass, or hold it as a buffer")
+        if not torch.isfinite(parameter.grad).all():
+            raise Defect(f"the gradient of {name} is not finite: guard roots and divisions at 0")
+
+
+def _show_pictures(learner: Learner, specimen: Specimen) -> None:
+    learner.eval()
+    learner.start([specimen.batch])
+
+
+def check_backbone_untouched(specimen: Specimen) -> None:
+    """Training leaves the backbone as it was: weights, features, frozen, in evaluation mode, and not the learner's."""
+    backbone = tiny_backbone()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    pixels = specimen.batch.views["image"]
+    features = backbone.encode_image(pixels).pooled
+    learner = specimen.learner(backbone=backbone)
+    shared = {id(parameter) for parameter in backbone.parameters()}
+    for name, parameter in learner.named_parameters():
+        if id(parameter) in shared:
+            raise Defect(f"{name} is the backbone's: reach the backbone through self.scene, and register no part of it")
+    learner = specimen.trained(backbone=backbone)
+    learner.predict(pixels)
+    changed = [name for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[name])]
+    if changed:
+        raise Defect(f"training changed the backbone's {changed[0]}: it is frozen, so learn tensors of your own")
+    open_ = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    if open_:
+        raise Defect(f"the backbone's {open_[0]} was left taking gradients: don't call requires_grad_ on the backbone")
+    left = [name for name, parameter in backbone.named_parameters() if parameter.grad is not None]
+    if left:
+        raise Defect(f"a gradient was left on the backbone's {left[0]}: its parameters take none")
+    if any(module.training for module in backbone.modules()):
+        raise Defect("the backbone was left in training mode: don't call train() on a part of it")
+    if not torch.equal(backbone.encode_image(pixels).pooled, features):
+        raise Defect(
+            "the backbone's image features are others after training: remove hooks and patches after each call"
+        )
+
+
+def check_batch(specimen: Specimen) -> None:
+    """A picture's prediction is the same alone and among others."""
+    learner, pixels = specimen.trained(), specimen.batch.views["image"]
+    together = learner.predict(pixels)
+    alone = torch.cat([learner.predict(pixels[i : i + 1]) for i in range(len(pixels))])
+    if not close(alone, together):
+        raise Defect(
+            "a prediction depends on the rest of the batch: in evaluation compute each row from its own picture alone"
+        )
+
+
+def check_saving(specimen: Specimen) -> None:
+    """What was learned is in the state: a fresh learner with it predicts the same."""
+    learner, pixels = specimen.trained(), specimen.batch.views["image"]
+    state = load(save({name: tensor.contiguous() for name, tensor in learner.state_dict().items()}))
+    fresh = specimen.learner(seed=2)
+    misfits = sorted(state.keys() ^ fresh.state_dict().keys())
+    misfits += [
+        name for name, tensor in fresh.state_dict().items() if name in state and state[name].shape != tensor.shape
+    ]
+    if misfits:
+        raise Defect(f"{misfits[0]} changes its name or shape in training: make every parameter and buffer in __init__")
+    fresh.load_state_dict(state)
+    if not close(fresh.eval().predict(pixels), learner.predict(pixels)):
+        raise Defect(
+            "predictions differ after saving and loading: keep all that is learned or drawn in parameters or buffers"
+        )
+
+
+def check_classes(specimen: Specimen) -> None:
+    """Other class names can be asked about, in any order; class-specific contexts are asked about some of their own."""
+    learner, pixels = specimen.trained(), specimen.batch.views["image"]
+    before = learner.predict(pixels)
+    if learner.prompts.class_specific:
+        asked = (CLASSES[2], CLASSES[0])
+        learner.set_classes(asked)
+        if not close(learner.predict(pixels), before[:, [2, 0]]):
+            raise Defect(
+                "asked about some of its classes, the logits are not theirs: keep classes in the order of training"
+            )
+    else:
+        try:
+            learner.set_classes(OTHER_CLASSES)
+            logits = learner.predict(pixels)
+            learner.set_classes(OTHER_CLASSES[::-1])
+            flipped = learner.predict(pixels)
+        except Exception as error:
+            raise Defect(
+                f"asked about new class names it fails ({type(error).__name__}: {_line(error)}): make texts for the classes "
+                "handed in, not for those of the scene, or declare `class_specific`"
+            ) from error
+        if logits.shape != (len(pixels), len(OTHER_CLASSES)) or not torch.isfinite(logits).all():
+            raise Defect(
+                f"asked about {len(OTHER_CLASSES)} new classes it gives {tuple(logits.shape)}: make texts for the classes "
+                "handed in, not for those of the scene, or declare `class_specific`"
+            )
+        if not close(flipped, logits.flip(1)):
+            raise Defect("the logits of a class depend on its place among the classes: treat every class alike")
+    learner.set_classes(CLASSES)
+    if not close(learner.predict(pixels), before):
+        raise Defect("asked about its classes again, the logits have changed: keep nothing of the classes asked before")
+
+
+def check_seed(specimen: Specimen) -> None:
+    """The same seed gives the same learner, whatever else has drawn random numbers."""
+    first = specimen.trained()
+    stir()
+    again = specimen.trained()
+    pixels = specimen.batch.views["image"]
+    for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
+        if a.shape != b.shape or not torch.equal(a, b):
+            raise Defect(f"{name} differs between two runs of the same seed: draw from torch's generator and no other")
+    if not torch.equal(first.predict(pixels), again.predict(pixels)):
+        raise Defect("predictions differ between two runs of the same seed: draw from torch's generator and no other")
+
+
+def check_bf16(specimen: Specimen) -> None:
+    """Under bf16 autocast, terms and gradients are finite."""
+    learner = specimen.learner()
+    _show_pictures(learner, specimen)
+    learner.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = learner.loss(learner(specimen.batch))
+    wrong = [name for name, term in terms.items() if not torch.isfinite(term)]
+    if wrong:
+        raise Defect(
+            f"under bf16 the loss term {wrong[0]!r} is not finite: compute it in float32, as in tensor.float()"
+        )
+    if any(True for _ in learner.parameters()):
+        learner.backward(terms)
+        for name, parameter in learner.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                raise Defect(f"under bf16 the gradient of {name} is not finite: compute what is delicate in float32")
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
