@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import evaluate, plugins, runs, train
+from promptkit.cli import cache, evaluate, plugins, runs, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
@@ -25,6 +25,7 @@ app.command("eval", no_args_is_help=True)(evaluate.evaluate)
 app.command("runs")(runs.runs)
 app.command("list")(plugins.list_)
 app.command("show", no_args_is_help=True)(plugins.show)
+app.add_typer(cache.app, name="cache")
 
 INTERRUPTED = 130
 """The shell's exit status of a program that Ctrl-C ended."""
