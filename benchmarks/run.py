@@ -196,7 +196,7 @@ def memory(options: argparse.Namespace) -> None:
     if not Path("/proc/self/clear_refs").exists():
         print("memory is measured on Linux only", file=sys.stderr)
         return
-    for recipe in options.recipes:
+    for recipe in options.recipes[:1] if options.quick else options.recipes:
         peaks = {}
         for side in ("plain", "step", "banked"):
             words = ["--backbone", options.backbone, "--threads", str(options.threads), "--recipes", recipe]
