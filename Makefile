@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test check setup clean
+.PHONY: demo test bench check setup clean
 
 demo: $(READY)
 	$(BIN)/python examples/pictures.py runs/demo/pictures
@@ -17,6 +17,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py all
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -2,7 +2,7 @@
 
 import torch
 
-from promptkit.backbones.base import Backbone
+from promptkit.backbones.base import Backbone, Compute
 from promptkit.components import Scene, Views
 from promptkit.config import BackboneSettings, RunConfig
 from promptkit.errors import ConfigError
@@ -28,10 +28,12 @@ def load_backbone(settings: BackboneSettings, registry: Registry) -> Backbone:
     """A registered backbone by its name; every other name is open_clip's."""
     if settings.name in registry.entries["backbone"]:
         backbone: Backbone = registry.get("backbone", settings.name)(settings.weights)
-        return backbone
-    from promptkit.backbones.openclip import load_openclip
+    else:
+        from promptkit.backbones.openclip import load_openclip
 
-    return load_openclip(settings.name, settings.weights)
+        backbone = load_openclip(settings.name, settings.weights)
+    backbone.configure(Compute(settings.dtype, settings.memory_gb, settings.compile))
+    return backbone
 
 
 def build_learner(config: RunConfig, registry: Registry, backbone: Backbone, classnames: tuple[str, ...]) -> Learner:

@@ -50,6 +50,11 @@ class BackboneSettings:
         str, "a registered backbone, or anything open_clip takes: ViT-B-16, local-dir:PATH, hf-hub:ORG/REPO"
     ] = "ViT-B-16"
     weights: Annotated[str, "an open_clip pretrained tag, a weights file, or none for random weights"] = "openai"
+    dtype: Annotated[
+        Literal["auto", "float32", "bf16"], "arithmetic of the image tower; auto: bf16 on a CUDA device made for it"
+    ] = "auto"
+    memory_gb: Annotated[float, "what encoding text may hold, in GB; 0: half of what the device has free"] = 0.0
+    compile: Annotated[bool, "compile the towers' blocks with torch.compile; pays in long runs on a GPU"] = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ class TrainSettings:
     deterministic: Annotated[bool, "refuse arithmetic that differs from run to run; slower on a GPU"] = False
     log: Annotated[str, "trackers besides log.jsonl: tensorboard, wandb, mlflow; comma-separated"] = ""
     save_minutes: Annotated[float, "minutes after which a long epoch is saved, to be resumed in its middle"] = 10.0
+    bank: Annotated[
+        int, "versions of each picture's views, encoded once and reused in turn; 0: fresh views in every epoch"
+    ] = 0
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps"] = "auto"
     workers: Annotated[int, "processes that prepare pictures; -1: chosen from the machine"] = -1
     seed: Annotated[int, "of shots, order, views and initial values"] = 1

@@ -66,10 +66,12 @@ class Learner(nn.Module):
 
         Raises nothing of its own; shapes are those of `promptkit.tensors`.
         """
-        pixels = torch.cat(list(batch.views.values()))
-        features = replace(self.encode_image(pixels), views=tuple(batch.views))
+        features = batch.features
+        if features is None:
+            pixels = torch.cat(list(batch.views.values()))
+            features = replace(self.encode_image(pixels), views=tuple(batch.views))
         text = self.encode_text(features)
-        texts = text.chunk(len(batch.views)) if self.prompts.conditional else [text] * len(batch.views)
+        texts = text.chunk(len(features.views)) if self.prompts.conditional else [text] * len(features.views)
         views = {
             name: self.view(seen, said) for (name, seen), said in zip(features.split().items(), texts, strict=True)
         }

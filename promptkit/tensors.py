@@ -14,6 +14,7 @@ Shapes are jaxtyping annotations. The test suite executes them; at run time they
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -33,6 +34,11 @@ class ImageFeatures:
     taps: tuple[Float[Tensor, "B ..."], ...] = ()
     views: tuple[str, ...] = ("image",)
     """The views that are concatenated along B, all equally long."""
+
+    def to(self, device: torch.device) -> "ImageFeatures":
+        patches = None if self.patches is None else self.patches.to(device, non_blocking=True)
+        taps = tuple(tap.to(device, non_blocking=True) for tap in self.taps)
+        return ImageFeatures(self.pooled.to(device, non_blocking=True), patches, taps, self.views)
 
     def split(self) -> dict[str, "ImageFeatures"]:
         """The features of each view."""
@@ -67,10 +73,14 @@ class ClassTokens:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pictures in several views. `views` maps a view's name to (B 3 H W); "image" is always there."""
+    """Pictures in several views. `views` maps a view's name to (B 3 H W); "image" is always there.
+
+    A bank gives `features` of all the views, and no pixels.
+    """
 
     views: Mapping[str, Float[Tensor, "B 3 H W"]]
     label: Int[Tensor, " B"]
+    features: ImageFeatures | None = None
 
 
 @dataclass(frozen=True, eq=False)

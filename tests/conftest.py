@@ -33,6 +33,14 @@ class Finished:
 Command = Callable[..., Finished]
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of its own for each test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("PROMPTKIT_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def promptkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Run a command in this process, in a folder of its own: promptkit("train", "coop", ...)."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -38,6 +39,18 @@ class Taps:
     """Counted from 0, negative from the end; None reads all of them."""
 
 
+@dataclass(frozen=True)
+class Compute:
+    """How a backbone computes what it computes. Its features stay float32."""
+
+    dtype: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the image tower. "auto" is bf16 on a CUDA device made for it, and float32 elsewhere."""
+    memory_gb: float = 0.0
+    """What encoding text may hold, in 10^9 bytes; 0 is half of what the device has free."""
+    compile: bool = False
+    """Compile the blocks of both towers with torch.compile, for any number of pictures, classes and tokens."""
+
+
 class Backbone(nn.Module, ABC):
     """A frozen CLIP. Always in eval mode, no parameter takes a gradient; gradients flow through it to prompts."""
 
@@ -51,6 +64,19 @@ class Backbone(nn.Module, ABC):
     joint_width: int
     tap_widths: tuple[int, ...]
     """The width V of every block that can be tapped, first to last."""
+    compute: Compute = Compute()
+
+    def configure(self, compute: Compute) -> None:
+        """Called once, before anything is encoded. A backbone follows what it can."""
+        self.compute = compute
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """What `compute.dtype` means on the device at hand."""
+        if self.compute.dtype == "auto":
+            well = self.logit_scale.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if well else torch.float32
+        return torch.bfloat16 if self.compute.dtype == "bf16" else torch.float32
 
     @property
     @abstractmethod

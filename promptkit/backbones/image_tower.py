@@ -26,6 +26,11 @@ class ImageTower:
         self.blocks = [block for block, _ in found]
         self.widths = tuple(width for _, width in found)
 
+    def compile(self) -> None:
+        """Block by block, so that taps and prompts, which are hooks on the blocks, stay outside."""
+        for block in self.blocks:
+            block.forward = torch.compile(block.forward, dynamic=True)
+
     def encode(
         self,
         pixels: Float[Tensor, "B 3 H Wd"],
@@ -44,7 +49,7 @@ class ImageTower:
 
         def keep(index: int, reduce: Callable[[Tensor], Tensor]) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-                kept[index] = reduce(image_tokens(output))
+                kept[index] = reduce(image_tokens(output).float()).float()
 
             return hook
 
@@ -64,9 +69,9 @@ class ImageTower:
             pooled = self.visual(pixels)
             if isinstance(pooled, tuple):  # towers built with output_tokens, such as CoCa's
                 pooled = pooled[0]
-            projected = [F.normalize(self.visual.ln_post(t) @ self.visual.proj, dim=-1) for t in patch_tokens]
+            projected = [F.normalize((self.visual.ln_post(t) @ self.visual.proj).float(), dim=-1) for t in patch_tokens]
             return ImageFeatures(
-                F.normalize(pooled, dim=-1),
+                F.normalize(pooled.float(), dim=-1),
                 projected[0] if patches else None,
                 tuple(kept[index] for index in sorted(kept)),
             )

@@ -12,12 +12,13 @@ from open_clip.model import get_model_preprocess_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from promptkit.backbones.base import Backbone, ImageSpec, Position, Taps
+from promptkit.backbones.base import Backbone, Compute, ImageSpec, Position, Taps
 from promptkit.backbones.image_tower import ImageTower
 from promptkit.backbones.loading import load_model
 from promptkit.backbones.prompt_encoder import PromptEncoder
 from promptkit.backbones.splicing import Splicer, Tokenizer
 from promptkit.backbones.text_tower import TextTower
+from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
 
 
@@ -38,7 +39,7 @@ def load_openclip(name: str, weights: str) -> "OpenClipBackbone":
 class OpenClipBackbone(Backbone):
     """Any open_clip model with open_clip's own text transformer: CLIP, CustomTextCLIP or CoCa.
 
-    `encoder.memory_bytes` bounds what encoding text may hold. Raises BackboneError for another text encoder.
+    Raises BackboneError for another text encoder.
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, name: str, weights: str) -> None:
@@ -57,6 +58,16 @@ class OpenClipBackbone(Backbone):
         self.joint_width = self.text_tower.joint_width
         self.tap_widths = self.image_tower.widths
         self.splicer = Splicer(tokenizer, self.context_length)
+
+    def configure(self, compute: Compute) -> None:
+        """Raises BackboneError when there is no memory to compute in."""
+        super().configure(compute)
+        if compute.memory_gb < 0:
+            raise BackboneError(f"memory_gb={compute.memory_gb} is below 0")
+        self.encoder.memory_bytes = int(compute.memory_gb * 1e9) or None
+        if compute.compile:
+            self.text_tower.compile()
+            self.image_tower.compile()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -85,7 +96,9 @@ class OpenClipBackbone(Backbone):
         taps: Taps | None = None,
         patches: bool = False,
     ) -> ImageFeatures:
-        return self.image_tower.encode(pixels, prompts, taps, patches)
+        dtype = self.image_dtype
+        with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
+            return self.image_tower.encode(pixels, prompts, taps, patches)
 
     def use_less_memory(self) -> bool:
         return self.encoder.halve_chunks()

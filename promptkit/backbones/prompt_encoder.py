@@ -21,7 +21,6 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -82,7 +81,7 @@ class Layout:
 def _run_start(tower: TextTower, segment: Segment) -> Iterator[Keys]:
     x = segment.embed(tower, torch.empty(1, 1, 0, tower.width))
     for block in tower.blocks:
-        x, keys = _step(block, x, segment, None, "all")
+        x, keys = _step(tower, block, x, segment, None, "all")
         yield keys
 
 
@@ -97,11 +96,11 @@ def _packed(
         if layout.shared and shared is not None:
             if deep is not None and 1 <= j <= len(deep):
                 shared = layout.shared.replace(shared, deep[j - 1][layout.shared.number][None])
-            shared, keys = _step(block, shared, layout.shared, prefix, "none" if final else "all")
+            shared, keys = _step(tower, block, shared, layout.shared, prefix, "none" if final else "all")
             prefix = _append(prefix, keys)
         if deep is not None and 1 <= j <= len(deep) and len(layout.rest.slots):
             rest = layout.rest.replace(rest, deep[j - 1][layout.rest.number][None])
-        rest, _ = _step(block, rest, layout.rest, prefix, "last" if final else "all")
+        rest, _ = _step(tower, block, rest, layout.rest, prefix, "last" if final else "all")
     pooled = rest.expand(len(context), -1, -1).index_select(1, layout.rest.restore)
     return tower.project(pooled)
 
@@ -114,6 +113,7 @@ def _append(prefix: Keys | None, keys: Keys) -> Keys:
 
 
 def _step(
+    tower: TextTower,
     block: Any,
     x: Float[Tensor, "#R S W"],
     segment: Segment,
@@ -143,7 +143,7 @@ def _step(
         return x, keys
     q = _norm(attn, "ln_q", torch.unflatten(q, -1, (heads, -1)))
     attended = [_attend(q, k, v, bucket, prefix, queries) for bucket in segment.buckets]
-    return _finish(block, x, attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)), keys
+    return tower.finish(block, x, attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)), keys
 
 
 def _norm(attn: Any, name: str, x: Tensor) -> Tensor:
@@ -183,19 +183,6 @@ def _attend(
         out = out + torch.unflatten(weights[..., :split].flatten(2, 3) @ prefix_values, 2, q.shape[2:4])
     out = out.permute(0, 2, 3, 1, 4).flatten(1, 2)
     return out.index_select(1, bucket.unpad) if queries == "all" else out
-
-
-def _finish(block: Any, x: Float[Tensor, "#R S W"], attended: Float[Tensor, "R S H d"]) -> Float[Tensor, "R S W"]:
-    """What follows attention in `ResidualAttentionBlock` and `CustomResidualAttentionBlock`."""
-    if isinstance(block, ResidualAttentionBlock):
-        update = block.attn.out_proj(attended.flatten(2))
-    else:
-        if block.attn.head_scale is not None:
-            attended = attended * block.attn.head_scale[:, 0]
-        update = block.ln_attn(block.attn.out_proj(block.attn.ln_inner(attended.flatten(2))))
-    x = x + block.ls_1(update)
-    updated: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return updated
 
 
 class PromptEncoder:

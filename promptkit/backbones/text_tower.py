@@ -1,11 +1,12 @@
 """open_clip's text transformers behind one face, and the plain way through them: all positions of all texts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from open_clip.transformer import TextTransformer
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 
 from promptkit.errors import BackboneError
@@ -27,6 +28,11 @@ class TextTower:
                 f"prompts can't be spliced into the text encoder {type(self.source).__name__}",
                 "choose a model with open_clip's own text transformer, such as ViT-B-16",
             )
+        self.finish: Callable[[Any, Tensor, Tensor], Tensor] = finish_block
+
+    def compile(self) -> None:
+        """What is done token by token, for any number of tokens; attention changes its shape with the classes."""
+        self.finish = torch.compile(finish_block, dynamic=True)
 
     @property
     def blocks(self) -> Any:
@@ -127,3 +133,16 @@ def encode_rows(
         x = flat.reshape(rows, n_classes, length, -1)
     pooled = x[:, torch.arange(n_classes, device=x.device), tower.read_at(words)]
     return tower.project(pooled)
+
+
+def finish_block(block: Any, x: Float[Tensor, "#R S W"], attended: Float[Tensor, "R S H d"]) -> Float[Tensor, "R S W"]:
+    """What follows attention in `ResidualAttentionBlock` and `CustomResidualAttentionBlock`."""
+    if isinstance(block, ResidualAttentionBlock):
+        update = block.attn.out_proj(attended.flatten(2))
+    else:
+        if block.attn.head_scale is not None:
+            attended = attended * block.attn.head_scale[:, 0]
+        update = block.ln_attn(block.attn.out_proj(block.attn.ln_inner(attended.flatten(2))))
+    x = x + block.ls_1(update)
+    updated: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return updated

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import check, data, evaluate, new, plugins, runs, train
+from promptkit.cli import cache, check, data, evaluate, new, plugins, runs, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
@@ -28,6 +28,7 @@ app.command("list")(plugins.list_)
 app.command("show", no_args_is_help=True)(plugins.show)
 app.command("check", no_args_is_help=True)(check.check)
 app.command("new", no_args_is_help=True)(new.new)
+app.add_typer(cache.app, name="cache")
 
 INTERRUPTED = 130
 """The shell's exit status of a program that Ctrl-C ended."""

@@ -30,6 +30,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     device: options.Device = None,
     workers: options.Workers = None,
+    cache: options.Cache = True,
+    backbone_dtype: options.BackboneDtype = None,
+    memory_gb: options.MemoryGb = None,
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here as well.", show_default=False)
     ] = None,
@@ -63,6 +66,8 @@ def evaluate(
         backbone=backbone,
         weights=weights,
         device=device or "auto",
+        dtype=backbone_dtype,
+        memory_gb=memory_gb,
     )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("evaluating", total=len(opened.dataset.items))
@@ -73,6 +78,7 @@ def evaluate(
             workers=None if workers in (None, -1) else workers,
             strict=strict,
             max_pixels=max_pixels or DataSettings.max_pixels,
+            cache=cache,
             on_batch=lambda pictures: progress.advance(task, pictures),
         )
     warn_unreadable(found.unreadable)

@@ -50,5 +50,22 @@ MaxPixels = Annotated[
         max=178_956_970,
     ),
 ]
+BackboneDtype = Annotated[
+    str | None,
+    typer.Option(
+        help="Arithmetic of the image tower: auto, float32 or bf16. auto is bf16 on a GPU made for it.",
+        show_default=False,
+    ),
+]
+MemoryGb = Annotated[
+    float | None,
+    typer.Option(
+        help="What encoding text may hold; half of what the device has free by default.", show_default=False, min=0
+    ),
+]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Keep what frozen image towers see for the next time."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at an unreadable picture instead of counting it.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show traces and debug lines.")]

@@ -47,6 +47,19 @@ def train(
     ] = False,
     device: options.Device = None,
     workers: options.Workers = None,
+    bank: Annotated[
+        int | None,
+        typer.Option(
+            help="Encode this many versions of each picture's views once, and train on them in turn. "
+            "0: fresh views in every epoch.",
+            show_default=False,
+            min=0,
+        ),
+    ] = None,
+    cache: options.Cache = True,
+    backbone_dtype: options.BackboneDtype = None,
+    memory_gb: options.MemoryGb = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,6 +116,9 @@ def train(
         "data.max_pixels": max_pixels,
         "backbone.name": backbone,
         "backbone.weights": weights,
+        "backbone.dtype": backbone_dtype,
+        "backbone.memory_gb": memory_gb,
+        "train.bank": bank,
         "train.epochs": epochs,
         "train.batch_size": batch_size,
         "train.lr": lr,
@@ -122,14 +138,14 @@ def train(
 
     terminal = console()
     out = out or Path("runs") / recipe
-    run = Run(settings, out, force, resume)
+    run = Run(settings, out, force, resume, cache=cache)
     terminal.print(
         f"{recipe} on {run.backbone.name} ({run.backbone.weights}), {len(run.dataset.classnames)} classes, "
         f"{len(run.batches.pictures)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
         soft_wrap=True,
     )
     try:
-        run.train(terminal)
+        run.train(terminal, profile)
     except KeyboardInterrupt:
         kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
         terminal.print(f"stopped; {kept}", soft_wrap=True)

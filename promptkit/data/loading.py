@@ -210,11 +210,12 @@ class EvaluationPictures(TorchDataset[Sample | Unreadable]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) in an order that is a function of seed and epoch."""
+    """(epoch, index) in an order that is a function of seed and epoch, or in the order of the items."""
 
-    def __init__(self, length: int, seed: int) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
         self.length = length
         self.seed = seed
+        self.shuffle = shuffle
         self.epoch = 0
         self.skip = 0
         """Pictures at the beginning of the epoch that are done already."""
@@ -223,6 +224,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        if not self.shuffle:
+            yield from ((self.epoch, index) for index in range(self.length))
+            return
         mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(mixed)))
         for index in order.tolist()[self.skip :]:
@@ -256,7 +260,9 @@ class Loader(DataLoader[Sample | Unreadable]):
         with _quiet():
             super().__init__(
                 pictures,
-                batch_sampler=_share(sampler or SequentialSampler(pictures), batch_size, shuffled=sampler is not None),
+                batch_sampler=share(
+                    sampler or SequentialSampler(pictures), batch_size, shuffled=sampler is not None and sampler.shuffle
+                ),
                 num_workers=workers,
                 collate_fn=collate,
                 pin_memory=pin_memory,
@@ -285,7 +291,7 @@ class Loader(DataLoader[Sample | Unreadable]):
             yield loaded
 
 
-def _share(sampler: Sampler[Any], batch_size: int, shuffled: bool) -> Sampler[list[Any]]:
+def share(sampler: Sampler[Any], batch_size: int, shuffled: bool) -> Sampler[list[Any]]:
     """Batches of the sampler; in one of several processes, this one's part of each training batch.
 
     Raises ConfigError when the processes can't have equal parts.

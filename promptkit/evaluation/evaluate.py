@@ -1,19 +1,24 @@
 """Evaluate several learners on the same pictures: each picture is read once and each image tower runs once."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from promptkit import distributed
-from promptkit.data.layouts import Dataset
-from promptkit.data.loading import MAX_PIXELS, Loader, Unreadable, eval_loader, worker_death_explained
-from promptkit.errors import DataError
+from promptkit.data.features import Reads, Source, banks
+from promptkit.data.layouts import Dataset, Item
+from promptkit.data.loading import MAX_PIXELS, Unreadable, worker_death_explained
+from promptkit.errors import DataError, OutputError
 from promptkit.evaluation.metrics import Scores, scores, verdicts
 from promptkit.learner import Learner
 from promptkit.tensors import ImageFeatures
+
+log = logging.getLogger("promptkit")
 
 
 @dataclass(frozen=True)
@@ -31,59 +36,94 @@ def evaluate(
     workers: int | None = None,
     strict: bool = False,
     max_pixels: int = MAX_PIXELS,
+    cache: bool = True,
     on_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Evaluation:
     """Classify every picture of the data set with every learner, in the classes that the learners are set to.
 
-    All learners need the same image spec. `on_batch` hears how many pictures were done. Raises DataError when no picture
-    of a domain is readable, or with `strict` at the first that is not; WorkerError when a data worker dies.
+    With `cache`, what the image towers see is kept in feature banks, one for each domain, and read from there the next
+    time; a learner with vision prompts always needs the pictures. All learners need the same image spec. `on_batch`
+    hears how many pictures were done. Raises DataError when no picture of a domain is readable, or with `strict` at the
+    first that is not; WorkerError when a data worker dies.
     """
     image = next(iter(learners.values())).scene.backbone.image
+    items: dict[str, list[Item]] = {domain: [] for domain in dataset.domains or ("all",)}
+    for item in dataset.items:
+        items[item.domain or "all"].append(item)
+    figures: dict[str, dict[str, Scores]] = {name: {} for name in learners}
+    unreadable: dict[Path, Unreadable] = {}
+    empty = []
     rank, n = distributed.rank(), distributed.processes()
-    items = dataset.items[rank::n]
-    loader = eval_loader(items, image, batch_size=batch_size, workers=workers, strict=strict, max_pixels=max_pixels)
-    with worker_death_explained():
-        own_verdicts, own_index, own_unreadable = _judge_all(list(learners.values()), loader, on_batch)
-    # Every process saw every n-th picture, once, and now all know what the others saw.
-    index = distributed.gather_objects([rank + n * i for i in own_index])
-    unreadable = distributed.gather_objects(own_unreadable)
-    judged = [
-        torch.tensor(distributed.gather_objects(own.tolist()), dtype=torch.float64).reshape(-1, 3)
-        for own in own_verdicts
-    ]
-
-    label = torch.tensor([dataset.items[i].label for i in index])
-    where: dict[str, list[int]] = {domain: [] for domain in dataset.domains or ("all",)}
-    for row, i in enumerate(index):
-        where[dataset.items[i].domain or "all"].append(row)
-    empty = [domain for domain, rows in where.items() if not rows]
+    for domain, pictures in items.items():
+        source = Source.evaluation(pictures[rank::n], image, batch_size, workers, strict, max_pixels)
+        with worker_death_explained():
+            own, left_out = _judge_all(list(learners.values()), source, batch_size, cache, on_batch)
+        unreadable |= {picture.path: picture for picture in distributed.gather_objects(list(left_out))}
+        # Every process saw every n-th picture, once, and now all know what the others saw.
+        judged = torch.empty(len(learners), len(pictures), 3, dtype=torch.float64)
+        for first, part in enumerate(distributed.gather_objects([own])):
+            judged[:, first::n] = part
+        seen = ~judged[0, :, 0].isnan()
+        if not seen.any():
+            empty.append(domain)
+            continue
+        label = torch.tensor([item.label for item in pictures])[seen]
+        for (name, learner), verdict in zip(learners.items(), judged[:, seen], strict=True):
+            figures[name][domain] = scores(verdict, label, len(learner.classnames))
     if empty:
         raise DataError(
             f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split"
         )
-    figures = {
-        name: {domain: scores(verdict[rows], label[rows], len(learner.classnames)) for domain, rows in where.items()}
-        for (name, learner), verdict in zip(learners.items(), judged, strict=True)
-    }
-    return Evaluation(figures, unreadable)
+    return Evaluation(figures, list(unreadable.values()))
 
 
 def _judge_all(
-    learners: Sequence[Learner], loader: Loader, on_batch: Callable[[int], None]
-) -> tuple[list[Tensor], list[int], list[Unreadable]]:
-    """The verdicts of each learner, the items they belong to, and what was unreadable."""
-    found: list[list[Tensor]] = [[] for _ in learners]
-    index: list[int] = []
-    unreadable: list[Unreadable] = []
-    for loaded in loader:
-        unreadable += loaded.unreadable
-        on_batch(len(loaded.index) + len(loaded.unreadable))
-        if loaded.batch is None:
-            continue
-        index += loaded.index.tolist()
-        for verdict, logits in zip(found, predict_together(learners, loaded.batch.views["image"]), strict=True):
-            verdict.append(verdicts(logits, loaded.batch.label))
-    return [torch.cat(verdict) if verdict else torch.empty(0, 3) for verdict in found], index, unreadable
+    learners: Sequence[Learner], source: Source, batch_size: int, cache: bool, on_batch: Callable[[int], None]
+) -> tuple[Float64[Tensor, "learners n 3"], Sequence[Unreadable]]:
+    """The verdicts of each learner, NaN for pictures that were not readable, and which those are."""
+    judged = torch.full((len(learners), len(source.items), 3), torch.nan, dtype=torch.float64)
+    if not source.items:
+        return judged, []
+    label = torch.tensor([item.label for item in source.items])
+    banked = _group(learners) if cache else []
+    unreadable: Sequence[Unreadable] = []
+    try:
+        opened = banks(source, [reads for reads, _ in banked], on_batch)
+    except OutputError as error:
+        log.warning("%s; evaluated without keeping features", error.message)
+        banked, opened = [], []
+    for bank, (_, rows) in zip(opened, banked, strict=True):
+        unreadable = bank.unreadable
+        for index in torch.split(bank.readable.nonzero()[:, 0], batch_size):
+            device = learners[rows[0]].scene.backbone.logit_scale.device
+            features = bank.features(index).to(device)
+            for row in rows:
+                judged[row, index] = verdicts(learners[row].predict_features(features), label[index])
+    others = [row for row in range(len(learners)) if not any(row in rows for _, rows in banked)]
+    if others:
+        unreadable = []
+        for loaded in source.loader():
+            unreadable = [*unreadable, *loaded.unreadable]
+            if not banked:
+                on_batch(len(loaded.index) + len(loaded.unreadable))
+            if loaded.batch is not None:
+                logits = predict_together([learners[row] for row in others], loaded.batch.views["image"])
+                for row, scored in zip(others, logits, strict=True):
+                    judged[row, loaded.index] = verdicts(scored, loaded.batch.label)
+    return judged, unreadable
+
+
+def _group(learners: Sequence[Learner]) -> list[tuple[Reads, list[int]]]:
+    """The learners that a bank can serve, by what has to be in it."""
+    groups: list[tuple[Reads, list[int]]] = []
+    reads = {row: found for row, learner in enumerate(learners) if (found := Reads.of(learner))}
+    for row, wanted in sorted(reads.items(), key=lambda item: _demand(learners[item[0]]), reverse=True):
+        serving = next((rows for kept, rows in groups if kept.serves(wanted)), None)
+        if serving is None:
+            groups.append((wanted, [row]))
+        else:
+            serving.append(row)
+    return groups
 
 
 @torch.no_grad()

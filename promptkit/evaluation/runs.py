@@ -39,6 +39,8 @@ def open_runs(
     backbone: str | None = None,
     weights: str | None = None,
     device: str = "auto",
+    dtype: str | None = None,
+    memory_gb: float | None = None,
 ) -> OpenedRuns:
     """What is not given is taken from the first run: its data, by path and name, and how and with which seed it is split.
 
@@ -49,7 +51,12 @@ def open_runs(
     """
     if split not in SPLITS:
         raise UnknownNameError("split", split, SPLITS)
-    moved = {"backbone.name": backbone, "backbone.weights": weights}
+    moved = {
+        "backbone.name": backbone,
+        "backbone.weights": weights,
+        "backbone.dtype": dtype,
+        "backbone.memory_gb": memory_gb,
+    }
     flags = {key: value for key, value in moved.items() if value is not None}
     configs = {run: run_config(run, flags) for run in runs}
 

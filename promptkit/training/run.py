@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 import promptkit
@@ -13,8 +14,9 @@ from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.config import DataSettings, RunConfig
+from promptkit.data.features import BankedBatches, Reads, Source, banks
 from promptkit.data.layouts import Dataset
-from promptkit.data.loading import Loader, Unreadable, train_loader, worker_death_explained
+from promptkit.data.loading import Batches, Loader, Unreadable, train_loader, worker_death_explained
 from promptkit.data.opening import open_dataset
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError
@@ -23,6 +25,7 @@ from promptkit.learner import Learner
 from promptkit.registry import Registry, installed
 from promptkit.training import state
 from promptkit.training.checkpoint import WEIGHTS, Metadata, RunFolder, read_metadata
+from promptkit.training.profile import Profile
 from promptkit.training.progress import TrainingProgress
 from promptkit.training.trackers import Trackers
 from promptkit.training.trainer import EpochResult, Trainer, start
@@ -58,21 +61,30 @@ class Run:
         force: bool = False,
         resume: bool = False,
         registry: Registry | None = None,
+        cache: bool = True,
     ) -> None:
         registry = registry or installed()
         train = config.train
-        if train.epochs < 0 or train.batch_size < 1:
-            raise ConfigError(f"epochs={train.epochs}, batch_size={train.batch_size}: expected at least 0 and 1")
+        if train.epochs < 0 or train.batch_size < 1 or train.bank < 0:
+            raise ConfigError(
+                f"epochs={train.epochs}, batch_size={train.batch_size}, bank={train.bank}: expected at least 0, 1 and 0"
+            )
+        if train.bank and not cache:
+            raise ConfigError(
+                "--bank keeps features in the cache, and --no-cache wants none", "leave one of the two out"
+            )
         self.config = config
+        self.cache = cache
         self.dataset = training_data(config.data, train.seed, registry)
         self.resume = resume
         self.device = distributed.start(train.device) or pick_device(train.device)
         self.folder = RunFolder(out, force, resume)
         self.backbone: Backbone = load_backbone(config.backbone, registry).to(self.device)
         self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
+        self.views = build_views(config, registry, self.backbone)
         self.batches: Loader = train_loader(
             subset(self.dataset, "train").items,
-            build_views(config, registry, self.backbone),
+            self.views,
             batch_size=train.batch_size,
             seed=train.seed,
             workers=None if train.workers < 0 else train.workers,
@@ -89,15 +101,16 @@ class Run:
         return sum(parameter.numel() for parameter in self.learner.parameters())
 
     @worker_death_explained()
-    def train(self, console: Console) -> Metadata:
+    def train(self, console: Console, profile: bool = False) -> Metadata:
         """Train to the end, from the beginning or from where the run was stopped.
 
-        What each epoch learned is saved before the next begins.
+        What each epoch learned is saved before the next begins. With `profile`, where the time went is printed at the
+        end.
         """
         with self.folder.held():
-            return self._train(console)
+            return self._train(console, profile)
 
-    def _train(self, console: Console) -> Metadata:
+    def _train(self, console: Console, profile: bool) -> Metadata:
         epochs = self.config.train.epochs
         if self.resume and not self.folder.state.exists() and (self.folder.path / WEIGHTS).exists():
             metadata = read_metadata(self.folder.path)
@@ -111,7 +124,9 @@ class Run:
             self.learner.eval()
             return self._save(epochs, {})
 
-        trainer = Trainer(self.learner, self.batches, self.config.train)
+        batches: Batches = self._bank(console) if self.config.train.bank else self.batches
+        watch = Profile(self.learner, batches) if profile else None
+        trainer = Trainer(self.learner, watch or batches, self.config.train)
         fingerprint = self.dataset.fingerprint()
         if resuming:
             state.resume(trainer, self.folder.state, self.config, fingerprint)
@@ -138,6 +153,8 @@ class Run:
         trackers = Trackers(self.config.train.log, self.folder.path, state.flat(self.config.to_tables()))
         with trackers, TrainingProgress(console, epochs, len(self.batches.pictures)) as progress:
             for result in trainer.epochs(on_step):
+                if watch:
+                    watch.total += result.seconds
                 self._report(result.unreadable)
                 val_accuracy = self._validate()
                 progress.epoch(result, val_accuracy)
@@ -147,14 +164,50 @@ class Run:
                 save_state()
                 saved = time.monotonic()
         self.folder.finish()
+        if watch:
+            console.print(watch.report(), soft_wrap=True)
         return metadata
+
+    def _bank(self, console: Console) -> BankedBatches:
+        """Raises ConfigError for a learner, or views, whose features can't be kept."""
+        train, items = self.config.train, self.batches.pictures.items
+        reads = Reads.of(self.learner)
+        source = Source.training(
+            items,
+            self.views,
+            train.bank,
+            train.seed,
+            workers=None if train.workers < 0 else train.workers,
+            strict=self.config.data.strict,
+            max_pixels=self.config.data.max_pixels,
+        )
+        if reads is None or source is None:
+            raise ConfigError(
+                "what the image tower sees for this learner can't be kept: it depends on what is learned, or on code "
+                "that is in no file",
+                "train without --bank",
+            )
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("encoding views", total=train.bank * len(items))
+            if distributed.rank():
+                distributed.gather_objects([])  # the first process computes it for all that share its disk
+            (bank,) = banks(source, [reads], lambda pictures: progress.advance(task, pictures))
+            if not distributed.rank():
+                distributed.gather_objects([])
+        return BankedBatches(bank, items, train.batch_size, train.seed)
 
     def _validate(self) -> float | None:
         """Accuracy over the val split, or None where there is none."""
         if not self.val.items:
             return None
         try:
-            found = evaluate({"": self.learner}, subset(self.val), workers=0, max_pixels=self.config.data.max_pixels)
+            found = evaluate(
+                {"": self.learner},
+                subset(self.val),
+                workers=0,
+                max_pixels=self.config.data.max_pixels,
+                cache=self.cache,
+            )
         except DataError:
             return None
         self._report(found.unreadable)

@@ -226,7 +226,8 @@ def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Opt
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     views = {name: pixels.to(device, non_blocking=True) for name, pixels in batch.views.items()}
-    return Batch(views, batch.label.to(device, non_blocking=True))
+    features = batch.features and batch.features.to(device)
+    return Batch(views, batch.label.to(device, non_blocking=True), features)
 
 
 def check_terms(terms: Mapping[str, Tensor], step: int, epoch: int) -> None:

@@ -1,0 +1,330 @@
+"""Benchmarks: `python benchmarks/run.py text|steps|memory|views|eval|limit [--quick]`; `all` does one after the other.
+
+Both sides of a ratio run in turns in one process, with the same threads, weights and inputs, and what they compute is
+compared: a difference beyond the tolerance ends the run. Times are the best of several, in CPU seconds of the process
+(which other work on the machine changes little) and in wall seconds.
+"""
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plain
+import torch
+from open_clip import IMAGENET_CLASSNAMES
+
+from promptkit.backbones.base import Backbone
+from promptkit.backbones.prompt_encoder import PromptEncoder
+from promptkit.build import build_learner, build_views, load_backbone
+from promptkit.config import resolve
+from promptkit.learner import Learner
+from promptkit.registry import installed
+from promptkit.tensors import Batch, TextPrompts
+
+FEATURES, GRADIENTS = 1e-5, 1e-4
+"""Tolerances, relative to the largest entry; after twelve blocks in float32."""
+
+
+CALTECH = """
+    accordion, airplane, anchor, ant, barrel, bass, beaver, binocular, bonsai, brain, brontosaurus, buddha,
+    butterfly, camera, cannon, car side, ceiling fan, cellphone, chair, chandelier, cougar body, cougar face, crab,
+    crayfish, crocodile, crocodile head, cup, dalmatian, dollar bill, dolphin, dragonfly, electric guitar, elephant,
+    emu, euphonium, ewer, face, ferry, flamingo, flamingo head, garfield, gerenuk, gramophone, grand piano,
+    hawksbill, headphone, hedgehog, helicopter, ibis, inline skate
+"""
+
+
+def classnames(n: int) -> list[str]:
+    """Of the first 50 names of Caltech-101; ImageNet's, spread evenly, where more are asked for."""
+    if n <= 50:
+        return [name.strip() for name in CALTECH.split(",")][:n]
+    return list(IMAGENET_CLASSNAMES[:: 1000 // n][:n])
+
+
+def learner_for(recipe: str, options: argparse.Namespace, classes: int) -> Learner:
+    flags = {"backbone.name": options.backbone, "backbone.weights": "none"}
+    config = resolve(installed(), recipe, flags=flags)
+    backbone = load_backbone(config.backbone, installed())
+    return build_learner(config, installed(), backbone, tuple(classnames(classes))).train()
+
+
+def random_batch(learner: Learner, views: tuple[str, ...], size: int) -> Batch:
+    height, width = learner.scene.backbone.image.size
+    label = torch.arange(size) % len(learner.classnames)
+    return Batch({name: torch.randn(size, 3, height, width) for name in views}, label)
+
+
+def best(sides: dict[str, Callable[[], Any]], repeats: dict[str, int]) -> dict[str, tuple[float, float]]:
+    """CPU and wall seconds of each side, the best of its repeats, in turns."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for number in range(max(repeats.values())):
+        for name, side in sides.items():
+            if number < repeats[name]:
+                cpu, wall = time.process_time(), time.perf_counter()
+                side()
+                times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    return {name: (min(t[0] for t in taken), min(t[1] for t in taken)) for name, taken in times.items()}
+
+
+def check(name: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -> float:
+    off = ((one - other).abs().max() / other.abs().max().clamp(min=1e-12)).item()
+    if not off <= tolerance:
+        raise SystemExit(f"{name}: the two sides differ by {off:.1e}, more than {tolerance:.0e}")
+    return off
+
+
+def report(table: str, **row: Any) -> None:
+    print(
+        json.dumps({"table": table, **{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}}),
+        flush=True,
+    )
+
+
+def ratios(times: dict[str, tuple[float, float]], base: str) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, (cpu, wall) in times.items():
+        row |= {f"{name} cpu s": cpu, f"{name} wall s": wall}
+        if name != base:
+            row |= {f"{name} times (cpu)": times[base][0] / cpu, f"{name} times (wall)": times[base][1] / wall}
+    return row
+
+
+def text(options: argparse.Namespace) -> None:
+    """(a), (f): text tower, forward and backward to the contexts."""
+    backbone: Any = learner_for("coop", options, 2).scene.backbone
+    peak = matmul_rate(256 if options.quick else 2048)
+    grid = [(2, 3, 4)] if options.quick else [(1, 10, 4), (1, 50, 4), (1, 50, 16), (1, 100, 4), (4, 10, 4), (4, 50, 4)]
+    for images, n_classes, n_ctx in grid:
+        text_row(backbone, images, n_classes, n_ctx, peak)
+
+
+def text_row(backbone: Any, images: int, n_classes: int, n_ctx: int, peak: float) -> None:
+    classes = backbone.class_tokens(classnames(n_classes), n_ctx)
+    context = (0.02 * torch.randn(images, n_ctx, backbone.text_width)).requires_grad_()
+    weight = torch.randn(images, n_classes, backbone.joint_width)
+    kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def loop() -> None:  # the published code: one picture after the other; here each with its own backward
+        features, gradients = [], []
+        for one, w in zip(context, weight, strict=True):
+            out = plain.encode_text(backbone, one, classes)
+            gradients.append(torch.autograd.grad((out * w).sum(), context)[0])
+            features.append(out.detach())
+        kept["plain"] = torch.stack(features), torch.stack(gradients).sum(0)
+
+    def packed() -> None:
+        out = backbone.encode_text(TextPrompts(context[:, None, None]), classes)[:, :, 0]
+        kept["packed"] = out.detach(), torch.autograd.grad((out * weight).sum(), context)[0]
+
+    packed()  # constants are computed once
+    times = best({"plain": loop, "packed": packed}, {"plain": 1 if images * n_classes > 100 else 2, "packed": 4})
+    off = check("features", kept["packed"][0], kept["plain"][0], FEATURES)
+    off_grad = check("gradients", kept["packed"][1], kept["plain"][1], GRADIENTS)
+    layout = backbone.encoder._layout(classes, range(n_classes), False, torch.device("cpu"))
+    block = sum(p.numel() for p in backbone.text_tower.blocks[0].parameters() if p.ndim == 2)
+    flops = 4 * images * layout.tokens * block * backbone.text_depth  # forward, and backward to the inputs
+    share = flops / times["packed"][1] / peak
+    row = {"B": images, "C": n_classes, "M": n_ctx, **ratios(times, "plain")}
+    report("text", **row, features_off=f"{off:.1e}", gradients_off=f"{off_grad:.1e}", share_of_matmul=share)
+
+
+def matmul_rate(n: int) -> float:
+    """FLOP/s of a square float32 matmul, the best of five."""
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    return 2 * n**3 / best({"": lambda: a @ b}, {"": 5})[""][1]
+
+
+def sides_of(
+    recipe: str, options: argparse.Namespace, warm: bool = True
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
+    """The plain step, the framework's, and the framework's on banked features."""
+    sizes = {"coop": (4, 50), "cocoop": (1, 50), "gopro-reference": (4, 50)}
+    size, classes = (3, 3) if options.quick else sizes[recipe]
+    size, classes = options.batch or size, options.classes or classes
+    learner = learner_for(recipe, options, classes)
+    views = ("image", "moco", "augmix") if recipe == "gopro-reference" else ("image",)
+    batch = random_batch(learner, views, size)
+    seen = replace(learner.encode_image(torch.cat(list(batch.views.values()))), views=views)
+    results: dict[str, Any] = {}
+
+    def finish(name: str, logits: torch.Tensor, loss: torch.Tensor) -> None:
+        learner.zero_grad()
+        loss.backward()
+        results[name] = logits.detach(), [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+
+    def framework(name: str, batch: Batch) -> None:
+        outputs = learner(batch)
+        finish(name, outputs.logits, torch.stack(list(learner.loss(outputs).values())).sum())
+
+    if warm:  # constants are computed once
+        framework("warm", batch)
+    sides = {
+        "plain": lambda: finish("plain", *plain.STEPS[recipe](learner, batch)),
+        "step": lambda: framework("step", batch),
+        "banked": lambda: framework("banked", Batch({}, batch.label, seen)),
+    }
+    return sides, results
+
+
+def steps(options: argparse.Namespace) -> None:
+    """(b): the whole training step, without the optimiser, against the published one."""
+    for recipe in options.recipes:
+        sides, results = sides_of(recipe, options)
+        times = best(sides, {"plain": 1, "step": 3, "banked": 3})
+        logits, gradients = results["plain"]
+        for name in ("step", "banked"):
+            check(f"{recipe} {name} logits", results[name][0], logits, 1e-4)
+            # A bias in front of a batch norm has no gradient but rounding.
+            rounding = 1e-4 * max(gradient.abs().max().item() for gradient in gradients)
+            for one, other in zip(results[name][1], gradients, strict=True):
+                if max(one.abs().max(), other.abs().max()) > rounding:
+                    check(f"{recipe} {name} gradients", one, other, 1e-3)
+        report("steps", recipe=recipe, B=len(logits), C=logits.shape[1], **ratios(times, "plain"))
+
+
+def memory(options: argparse.Namespace) -> None:
+    """(e): peak resident memory of one step above that of the loaded model, each side in a process of its own."""
+    if not Path("/proc/self/clear_refs").exists():
+        print("memory is measured on Linux only", file=sys.stderr)
+        return
+    for recipe in options.recipes[:1] if options.quick else options.recipes:
+        peaks = {}
+        for side in ("plain", "step", "banked"):
+            words = ["--backbone", options.backbone, "--threads", str(options.threads), "--recipes", recipe]
+            words += ["--quick"] if options.quick else []
+            words += ["--batch", str(options.batch), "--classes", str(options.classes)]
+            command = [sys.executable, __file__, "peak", "--side", side, *words]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            peaks[side] = int(done.stdout)
+        report(
+            "memory",
+            recipe=recipe,
+            **{f"{k} MB": v / 1000 for k, v in peaks.items()},
+            times=peaks["plain"] / peaks["step"],
+        )
+
+
+def peak(options: argparse.Namespace) -> None:
+    """One side once, in kB: the high-water mark of resident memory, reset when everything was loaded (Linux)."""
+    status = Path("/proc/self/status")
+
+    def read(key: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
+
+    sides, _ = sides_of(options.recipes[0], options, warm=False)
+    ctypes.CDLL(None).malloc_trim(0)  # what loading freed may not be used again unseen
+    Path("/proc/self/clear_refs").write_text("5")
+    before = read("VmRSS")
+    sides[options.side]()
+    print(max(1, read("VmHWM") - before))
+
+
+def views(options: argparse.Namespace) -> None:
+    """(c): GOPro's "image" and "moco" views of a 500 x 375 picture, against torchvision's transforms of the same kind."""
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    config = resolve(installed(), "gopro", flags={"backbone.name": "tiny", "backbone.weights": "none"})
+    spec = replace(load_backbone(config.backbone, installed()).image, size=(224, 224))
+    holder = argparse.Namespace(image=spec)
+    made = build_views(config, installed(), holder)  # type: ignore[arg-type]
+    picture = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    ours = {name: made._composed[name] for name in ("image", "moco")}  # type: ignore[attr-defined]
+    crop = v2.RandomResizedCrop(224, (0.08, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    ending = [
+        v2.RandomHorizontalFlip(),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, True),
+        v2.Normalize(spec.mean, spec.std),
+    ]
+    jitter = [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8), v2.RandomGrayscale(0.2)]
+    theirs = {
+        "image": v2.Compose([crop, *ending]),
+        "moco": v2.Compose([crop, *jitter, v2.GaussianBlur(23, (0.1, 2.0)), *ending]),
+    }
+    n = 4 if options.quick else 60
+    for name in ours:
+        sides = {
+            "torchvision": lambda name=name: [theirs[name](Image.fromarray(picture)) for _ in range(n)],
+            "promptkit": lambda name=name: [ours[name](image=picture)["image"] for _ in range(n)],
+        }
+        times = best(sides, dict.fromkeys(sides, 3))
+        rates = {f"{side} views/s": n / cpu for side, (cpu, _) in times.items()}
+        report("views", view=name, **rates, times=times["torchvision"][0] / times["promptkit"][0])
+
+
+def evaluation(options: argparse.Namespace) -> None:
+    """(d): 5 runs on 4 domains, first without a bank, then writing it, then reading it; equal figures."""
+    import os
+
+    from promptkit.data.layouts import read_dataset
+    from promptkit.evaluation.evaluate import evaluate
+    from promptkit.testing import SHAPES, STYLES, write_pictures
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PROMPTKIT_CACHE"] = f"{folder}/cache"
+        per_class, size = (1, 64) if options.quick else (3, 256)
+        dataset = read_dataset(write_pictures(Path(folder) / "p", SHAPES[:7], STYLES, per_class, size))
+        for kind, recipes in {"5 coop": ["coop"] * 5, "1 gopro, 4 coop": ["gopro", *["coop"] * 4]}.items():
+            shared: Backbone | None = None
+            learners: dict[str, Learner] = {}
+            for number, recipe in enumerate(recipes):
+                flags = {"backbone.name": options.backbone, "backbone.weights": "none", "train.seed": number}
+                config = resolve(installed(), recipe, flags=flags)
+                shared = shared or load_backbone(config.backbone, installed())
+                learners[str(number)] = build_learner(config, installed(), shared, dataset.classnames).eval()
+            figures, times = [], {}
+            for name, cache in (("no bank", False), ("first", True), ("second", True)):
+                cpu, wall = time.process_time(), time.perf_counter()
+                figures.append(evaluate(learners, dataset, workers=0, cache=cache).scores)
+                times[name] = time.process_time() - cpu, time.perf_counter() - wall
+            if figures[0] != figures[1] or figures[1] != figures[2]:
+                raise SystemExit("the figures differ")
+            report("eval", runs=kind, pictures=len(dataset.items), **ratios(times, "no bank"))
+
+
+def largest(options: argparse.Namespace) -> None:
+    """(e): how many pictures one unchunked pass of the encoder takes in a budget, by the encoder's own estimate."""
+    n_classes, budget = (20, 10**8) if options.quick else (1000, 8 * 10**9)
+    backbone: Any = learner_for("coop", options, 2).scene.backbone
+    classes = backbone.class_tokens(classnames(n_classes), 4)
+    encoder: PromptEncoder = backbone.encoder
+    encoder.memory_bytes = budget
+    rows, _ = encoder._steps(10**6, False, classes, torch.device("cpu"), True)
+    report("largest", C=n_classes, M=4, budget_GB=budget / 1e9, B=rows)
+
+
+TABLES = {"text": text, "steps": steps, "memory": memory, "views": views, "eval": evaluation, "largest": largest}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=[*TABLES, "peak", "all"])
+    parser.add_argument("--backbone", default="ViT-B-16")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--recipes", nargs="+", default=list(plain.STEPS), choices=list(plain.STEPS))
+    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--classes", type=int, default=0)
+    parser.add_argument("--side", default="step", help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes, to see that it runs")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    for name, table in ({"peak": peak} if options.table == "peak" else TABLES).items():
+        if options.table in (name, "all"):
+            table(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The file of a feature bank: a safetensors file that is written row by row, and read without being loaded."""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from promptkit.errors import OutputError
+
+SUFFIX = ".safetensors"
+_HEADER = "promptkit"
+_ROOM = 256
+"""Spare bytes in the header, which is written again at the end, when the sizes are known."""
+_CHUNK = 1 << 24
+
+
+class DamagedBankError(Exception):
+    """A file that is none of ours, or not as it was written."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One tensor of the file: float32 rows of this shape for each version, view and picture."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def row(self) -> int:
+        return 4 * int(np.prod(self.shape))
+
+
+class BankWriter:
+    """Writes features (versions, views, pictures, ...) in the order in which the pictures come, then appears at once.
+
+    Nothing is held in memory, and the file has its place only when all of it is on the disk.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], fields: Mapping[str, Field], lead: tuple[int, int, int]):
+        """`lead` is versions, views, pictures. Raises OutputError when the folder can't be written or lacks room."""
+        self.path = path
+        self.about = about
+        self.lead = lead
+        self.shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+            name: ("F32", (*lead, *field.shape)) for name, field in fields.items()
+        }
+        self.shapes["readable"] = ("U8", lead[2:])
+        self.readable = np.ones(lead[2], dtype=np.uint8)
+        self.start = 8 + -(-(len(self._json(1 << 40, 1 << 32)) + _ROOM) // 8) * 8
+        self.offsets, self.size = {}, self.start
+        for name, (kind, shape) in self.shapes.items():
+            self.offsets[name] = self.size
+            self.size += (4 if kind == "F32" else 1) * int(np.prod(shape))
+        self.fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        self.file: BinaryIO | None = None
+
+    def open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.path.parent).free
+            if self.size > 0.95 * free:
+                raise OutputError(
+                    f"features of {self.lead[2]} pictures take {in_words(self.size)}, and {self.path.parent} has "
+                    f"{in_words(free)} left",
+                    "promptkit cache clear makes room; PROMPTKIT_CACHE names another folder",
+                )
+            self.file = self.fresh.open("wb+")
+            self.file.truncate(self.size)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def put(self, name: str, version: int, view: int, first: int, rows: np.ndarray) -> None:
+        """The rows of pictures first, first + 1, ..."""
+        assert self.file is not None
+        row = rows[0].nbytes
+        begin = self.offsets[name] + ((version * self.lead[1] + view) * self.lead[2] + first) * row
+        try:
+            self.file.seek(begin)
+            self.file.write(np.ascontiguousarray(rows, dtype=np.float32).data)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def finish(self, unreadable: Sequence[tuple[str, str]]) -> None:
+        assert self.file is not None
+        reasons = json.dumps(list(unreadable)).encode()
+        try:
+            self.file.seek(self.offsets["readable"])
+            self.file.write(self.readable.tobytes() + reasons)
+            header = self._json(len(reasons), _checksum(self.file, self.start))
+            self.file.seek(0)
+            self.file.write((self.start - 8).to_bytes(8, "little") + header.ljust(self.start - 8))
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.fresh.replace(self.path)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def abandon(self) -> None:
+        """Leave nothing behind; after `finish` there is nothing to leave."""
+        if self.file is not None:
+            self.file.close()
+            self.fresh.unlink(missing_ok=True)
+
+    def _json(self, reasons: int, checksum: int) -> bytes:
+        header: dict[str, Any] = {"__metadata__": {_HEADER: json.dumps(self.about), "checksum": str(checksum)}}
+        end = 0
+        for name, (kind, shape) in {**self.shapes, "unreadable": ("U8", (reasons,))}.items():
+            begin, end = end, end + (4 if kind == "F32" else 1) * int(np.prod(shape))
+            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
+        return json.dumps(header).encode()
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"features can't be kept in {self.path.parent}: {error.strerror or error}",
+            "PROMPTKIT_CACHE names another folder",
+        )
+
+
+def read_bank(path: Path) -> dict[str, Tensor]:
+    """The tensors of a bank, mapped from the disk. Raises DamagedBankError when a single byte is not as written."""
+    try:
+        with safe_open(path, framework="pt") as opened, path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            if (opened.metadata() or {}).get("checksum") != str(_checksum(file, start)):
+                raise DamagedBankError("its checksum is wrong")
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedBankError(str(error)) from None
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a bank says about itself; empty for a damaged one."""
+    try:
+        with safe_open(path, framework="np") as opened:
+            about = json.loads((opened.metadata() or {})[_HEADER])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _checksum(file: BinaryIO, start: int) -> int:
+    file.seek(start)
+    checksum = 0
+    while chunk := file.read(_CHUNK):
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def in_words(size: int) -> str:
+    """Bytes for people."""
+    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while number >= 1000 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.0f} B" if units[0] == "B" else f"{number:.1f} {units[0]}"

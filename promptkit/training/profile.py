@@ -1,0 +1,71 @@
+"""Where the time of a run goes."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from promptkit.data.loading import Batches, Loaded
+from promptkit.learner import Learner
+
+ADVICE = {
+    "data": "data is the slowest part: more --workers, smaller pictures on the disk, or --bank to prepare views once",
+    "image tower": "the image tower is the slowest part: --bank encodes views once; on a GPU, --backbone-dtype bf16",
+    "text tower": "the text tower is the slowest part: fewer context tokens or classes; on a GPU, --precision bf16",
+    "backward": "the backward pass is the slowest part: fewer context tokens or classes, and memory to spare for "
+    "--memory-gb, so that nothing is computed twice",
+    "other": "the loss, the optimiser and the projector are the slowest part: a larger --batch-size shares their cost",
+}
+
+
+class Profile:
+    """Stands between the loop and its batches, and in front of the learner's steps, with a watch in hand.
+
+    Nothing of it exists in a run without --profile.
+    """
+
+    def __init__(self, learner: Learner, batches: Batches) -> None:
+        self.batches = batches
+        self.device = learner.scene.backbone.logit_scale.device
+        self.seconds = dict.fromkeys(("data", "image tower", "text tower", "backward"), 0.0)
+        self.total = 0.0
+        for name, part in (("encode_image", "image tower"), ("encode_text", "text tower"), ("backward", "backward")):
+            setattr(learner, name, self._timed(learner, part, getattr(learner, name)))
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        self.batches.set_epoch(epoch, skip)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        batches = iter(self.batches)
+        while True:
+            started = time.perf_counter()
+            loaded = next(batches, None)
+            self.seconds["data"] += time.perf_counter() - started
+            if loaded is None:
+                return
+            yield loaded
+
+    def report(self) -> str:
+        """The share of each part, and what to do about the largest."""
+        other = max(0.0, self.total - sum(self.seconds.values()))
+        parts = {**self.seconds, "other": other}
+        shares = "  ".join(f"{part} {seconds / max(self.total, 1e-9):.0%}" for part, seconds in parts.items())
+        return f"time  {shares}\n{ADVICE[max(parts, key=lambda part: parts[part])]}"
+
+    def _timed(self, learner: Learner, part: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            if not learner.training:  # validation is no part of it
+                return step(*args)
+            self._wait()
+            started = time.perf_counter()
+            result = step(*args)
+            self._wait()
+            self.seconds[part] += time.perf_counter() - started
+            return result
+
+        return timed
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
