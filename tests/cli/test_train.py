@@ -228,6 +228,8 @@ def test_ctrl_c_ends_cleanly_and_keeps_the_last_epoch(pictures: Path, tmp_path: 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Started in a shell's background, the tests ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         until = time.monotonic() + 90

@@ -249,6 +249,8 @@ def test_ctrl_c_prints_no_worker_traces(items):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Started in a shell's background, the tests ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "going\n"
