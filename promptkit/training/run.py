@@ -25,7 +25,6 @@ from promptkit.learner import Learner
 from promptkit.registry import Registry, installed
 from promptkit.training import state
 from promptkit.training.checkpoint import WEIGHTS, Metadata, RunFolder, read_metadata
-from promptkit.training.interrupt import between_steps
 from promptkit.training.profile import Profile
 from promptkit.training.progress import TrainingProgress
 from promptkit.training.trackers import Trackers
@@ -146,15 +145,13 @@ class Run:
         def on_step(terms: Mapping[str, Tensor], pictures: int) -> None:
             nonlocal saved
             progress.step(terms, pictures)
-            stop_if_asked()
             # Several processes would have to agree on the time; they save after every epoch.
             if distributed.processes() == 1 and time.monotonic() - saved > 60 * self.config.train.save_minutes:
                 save_state()
                 saved = time.monotonic()
 
         trackers = Trackers(self.config.train.log, self.folder.path, state.flat(self.config.to_tables()))
-        shown = TrainingProgress(console, epochs, len(self.batches.pictures))
-        with trackers, shown as progress, between_steps() as stop_if_asked:
+        with trackers, TrainingProgress(console, epochs, len(self.batches.pictures)) as progress:
             for result in trainer.epochs(on_step):
                 if watch:
                     watch.total += result.seconds
@@ -166,7 +163,6 @@ class Run:
                 metadata = self._save(result.epoch, figures)
                 save_state()
                 saved = time.monotonic()
-                stop_if_asked()
         self.folder.finish()
         if watch:
             console.print(watch.report(), soft_wrap=True)
