@@ -7,8 +7,8 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "hooks", "tensors", "distributed", "backbones", "components", "learner", "builtins", "registry", "config",
-    "build", "data", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
+    "errors", "hooks", "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry",
+    "config", "build", "data", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
 ]
 # fmt: on
 

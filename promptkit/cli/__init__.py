@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import evaluate, plugins, train
+from promptkit.cli import demo, evaluate, plugins, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("train", no_args_is_help=True)(train.train)
 app.command("eval", no_args_is_help=True)(evaluate.evaluate)
 app.command("list")(plugins.list_)
+app.command("demo-data", no_args_is_help=True)(demo.demo_data)
 app.command("show", no_args_is_help=True)(plugins.show)
 
 INTERRUPTED = 130
