@@ -1,0 +1,1 @@
+"""Pictures and a small CLIP to try promptkit on, offline."""
