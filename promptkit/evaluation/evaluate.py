@@ -94,7 +94,8 @@ def _judge_all(
         banked, opened = [], []
     for bank, (_, rows) in zip(opened, banked, strict=True):
         unreadable = bank.unreadable
-        for index in torch.split(bank.readable.nonzero()[:, 0], batch_size):
+        readable = bank.readable.nonzero()[:, 0]
+        for index in torch.split(readable, batch_size) if len(readable) else ():
             device = learners[rows[0]].scene.backbone.logit_scale.device
             features = bank.features(index).to(device)
             for row in rows:

@@ -104,7 +104,7 @@ def test_no_room_for_a_checkpoint_leaves_the_old_one(
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    done = train("coop", "--out", "run", "--epochs", "9")
+    done = train("coop", "--out", "run", "--epochs", "9", "--no-cache")
     assert done.status == 2
     assert "run/learner.safetensors can't be written: No space left on device" in done.err
     assert is_whole(tmp_path / "run")
