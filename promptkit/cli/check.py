@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from promptkit.cli import options
+from promptkit.errors import ConfigError
 
 
 def check(
@@ -21,13 +22,17 @@ def check(
     from promptkit.cli.console import console
     from promptkit.cli.plugins import find, warn_broken
     from promptkit.registry import installed
-    from promptkit.testing.conformance import examine
+    from promptkit.testing.conformance import CHECKS, examine
 
     registry = installed()
     warn_broken(registry)
     terminal = console()
     failed = False
     for entry in find(registry, name):
+        if entry.kind not in CHECKS:
+            raise ConfigError(
+                f"there is nothing to check about the {entry.kind} {name!r}", "promptkit data looks at data"
+            )
         table = Table("check", "result", box=None, title=f"{entry.kind} {entry.name}", title_justify="left")
         for outcome in examine(entry.kind, entry.name):
             result = f"[red bold]fails[/]: {escape(outcome.problem)}" if outcome.problem else "ok"
