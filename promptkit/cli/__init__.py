@@ -68,7 +68,7 @@ def main() -> None:
 def _let_the_first_speak(errors: Console) -> None:
     """A mistake that all processes make ends the first one, and with it the others, before they repeat it."""
     if RANK:
-        time.sleep(3)
+        time.sleep(10)
         errors.print(f"process {RANK}:")
 
 
