@@ -1,7 +1,7 @@
 """`state.safetensors`: all it takes to go on with a run that was stopped. A finished run has none."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from promptkit.errors import CheckpointError, ConfigError
 from promptkit.training import tensorfile
 from promptkit.training.trainer import Trainer
 
-_FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
+FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
 
 
@@ -42,12 +42,7 @@ def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
         before, pictures = flat(plain["settings"]), plain["data"]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} can't be resumed from: {error!r}", "start again with --force") from None
-    now = flat(config.to_tables())
-    different = [
-        f"{key}: {before.get(key, 'unset')} in the run, {now.get(key, 'unset')} now"
-        for key in sorted(before.keys() | now.keys())
-        if key not in _FREE and before.get(key) != now.get(key)
-    ]
+    different = differences(before, flat(config.to_tables()))
     if pictures != data:
         different.append("the pictures of the data set")
     if different:
@@ -59,6 +54,15 @@ def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
         trainer.load_state(tensors, plain)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} can't be resumed from: {error}", "start again with --force") from None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
+    """Where the settings of a run, by `slot.field`, are others now; those in `free` may be."""
+    return [
+        f"{key}: {before.get(key, 'unset')} in the run, {now.get(key, 'unset')} now"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, Any]:
