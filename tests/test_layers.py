@@ -9,8 +9,8 @@ import promptkit
 LAYERS = [
     "errors", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks", "tensors",
     "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config", "build", "data",
-    "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench", "testing", "cli",
-    "__main__",
+    "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench", "demo.comparison",
+    "testing", "cli", "__main__",
 ]
 # fmt: on
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from promptkit.errors import ConfigError
+
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -69,3 +71,11 @@ Cache = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at an unreadable picture instead of counting it.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show traces and debug lines.")]
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """A comma-separated list. Raises ConfigError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise ConfigError(f"{option} {text!r} is no list of numbers", f"such as {option} 1,2,3")
+    return tuple(int(part) for part in parts)
