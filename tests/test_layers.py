@@ -7,7 +7,7 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks", "tensors",
+    "errors", "published", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks", "tensors",
     "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config", "build", "data",
     "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
 ]

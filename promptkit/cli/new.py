@@ -19,7 +19,9 @@ def new(
 
     folder = make_package(name, into)
     console().print(
-        f"made {folder}; next: promptkit install {folder}, then promptkit check {name}", soft_wrap=True, markup=False
+        f"made {folder}; next: promptkit install --editable {where}, then promptkit check {learner}",
+        soft_wrap=True,
+        markup=False,
     )
 
 
