@@ -7,8 +7,8 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "published", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks", "tensors",
-    "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config", "build", "data",
+    "errors", "published", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks",
+    "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config", "build", "data",
     "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
 ]
 # fmt: on

@@ -44,7 +44,9 @@ def wheels(checkout: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def installed(environment: "Environment", wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+def installed(
+    environment: "Environment", wheels: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
     """Run a command where the wheels are installed; it has to succeed, and its output is returned."""
     folder = tmp_path_factory.mktemp("elsewhere")
     # The environment sees the running one's promptkit too, which --ignore-installed leaves be.

@@ -1,10 +1,12 @@
 """`promptkit install` and `promptkit uninstall`"""
 
 import json
+import logging
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import invalidate_caches
@@ -20,6 +22,8 @@ from promptkit.cli import options
 from promptkit.cli.console import console
 from promptkit.errors import ConfigError, InstallError, PluginError, UnknownNameError
 from promptkit.hooks import PROJECT
+
+log = logging.getLogger("promptkit")
 
 PASSES_ON = {"ignore_unknown_options": True}
 """For typer: options that are not ours are pip's."""
@@ -41,28 +45,38 @@ def install(
 
     promptkit itself, torch, torchvision and open_clip stay at the versions that are installed.
     """
-    from promptkit.cli.pip import run_pip, write_constraints
+    from promptkit.cli.pip import pip_install
     from promptkit.published import PACKAGES
 
+    _refuse_bare_folders(packages)
     words = [PACKAGES.get(word, word) for word in packages]
-    with tempfile.TemporaryDirectory() as folder, _busy("pip install"):
-        constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
-        write_constraints(constraints)
-        run_pip("install", "--constraint", str(constraints), "--report", str(report), *words)
-        arrived = json.loads(report.read_text(encoding="utf-8"))["install"]
-    invalidate_caches()
-    new = [canonicalize_name(item["metadata"]["name"]) for item in arrived]
-    asked = [name for name, item in zip(new, arrived, strict=True) if item["requested"]]
-    asked += [name for name in _names(words) if name not in new]
+    with _busy("pip install"):
+        arrivals = pip_install(words)
+    for arrival in arrivals:
+        if arrival.replaced not in ("", arrival.version) and not arrival.asked:
+            log.warning("%s %s has taken the place of %s", arrival.name, arrival.version, arrival.replaced)
+    new = {arrival.name for arrival in arrivals}
+    asked = {arrival.name for arrival in arrivals if arrival.asked} | set(_installed_already(words))
     if not asked:
         raise InstallError(
             "pip changed nothing: what was asked for is installed already, in the same version",
             "promptkit install --force-reinstall ... replaces it",
         )
-    _tell(asked + [name for name in new if name not in asked], asked, new)
+    _tell(asked, new)
 
 
-def _names(words: Sequence[str]) -> Iterator[str]:
+def _refuse_bare_folders(words: Sequence[str]) -> None:
+    """Raise ConfigError for a folder that pip would take for the name of a package, perhaps a stranger's."""
+    for before, word in zip(("", *words), words, strict=False):
+        is_bare = word == Path(word).name and not word.startswith(".") and before not in ("-e", "--editable")
+        if is_bare and any(Path(word, file).is_file() for file in ("pyproject.toml", "setup.py")):
+            raise ConfigError(
+                f"{word!r} is a folder here, and pip would look for a package of that name elsewhere",
+                f"promptkit install ./{word} takes the folder",
+            )
+
+
+def _installed_already(words: Sequence[str]) -> Iterator[str]:
     """The packages that are installed among the words for pip, which may be paths, addresses and options as well."""
     for word in words:
         try:
@@ -71,25 +85,29 @@ def _names(words: Sequence[str]) -> Iterator[str]:
             continue
 
 
-def _tell(names: Sequence[str], asked: Sequence[str], new: Sequence[str]) -> None:
-    """Say what the plugins among these packages offer. Raises PluginError when one that was asked for is no use."""
+def _tell(asked: Set[str], new: Set[str]) -> None:
+    """Say what the plugins that were asked for, or have come with them, offer.
+
+    Raises PluginError when a package that was asked for is no use.
+    """
     found = _look()
     problems, useless = [], []
-    for name in names:
+    for name in sorted(asked | new):
         package = distribution(name)
-        state = "is installed" if name in new else "was installed already"
         title = f"{package.name} {package.version}"
-        if name in found.broken:
-            problems.append(f"{title} is installed, but can't be loaded: {found.broken[name]}")
-            useless.append(name)
-        elif name in found.offers:
-            console().print(f"{title} {state}: {_listed(found.offers[name])}", soft_wrap=True, markup=False)
-            console().print(f"next: {_next(found.offers[name])}", soft_wrap=True, markup=False)
-        elif not _is_plugin(package) and name in asked:
-            problems.append(f"{title} is installed, but it is no plugin: it has no entry point in the group {PROJECT}")
+        state = "is installed" if name in new else "was installed already"
+        if offers := found.offers.get(name):
+            console().print(f"{title} {state}: {_listed(offers)}", soft_wrap=True, markup=False)
+            console().print(f"next: {_next(offers)}", soft_wrap=True, markup=False)
+        elif name in found.broken:
+            problems.append(f"{title} {state}, but can't be loaded: {found.broken[name]}")
             useless.append(name)
         elif _is_plugin(package):
-            problems.append(f"{title} is installed, but PROMPTKIT_PLUGINS leaves it out")
+            cause = "PROMPTKIT_PLUGINS leaves it out" if "PROMPTKIT_PLUGINS" in os.environ else "it offers nothing"
+            problems.append(f"{title} {state}, but {cause}")
+        elif name in asked:
+            problems.append(f"{title} {state}, but it is no plugin: it has no entry point in the group {PROJECT}")
+            useless.append(name)
     if problems:
         hint = f"to take it away again: pip uninstall {' '.join(useless)}" if useless else ""
         raise PluginError("; ".join(problems), hint)
@@ -181,9 +199,13 @@ def _look() -> Found:
         )
         if done.returncode:
             cause = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
-            raise InstallError(f"promptkit itself can't be loaded now: {cause}", "pip check names what doesn't fit together")
+            raise InstallError(
+                f"promptkit itself can't be loaded now: {cause}", "pip check names what doesn't fit together"
+            )
         tables = json.loads(answer.read_text(encoding="utf-8"))
-    return Found(**{key: {canonicalize_name(name): value for name, value in table.items()} for key, table in tables.items()})
+    return Found(
+        **{key: {canonicalize_name(name): value for name, value in table.items()} for key, table in tables.items()}
+    )
 
 
 def _listed(offers: Mapping[str, list[str]]) -> str:

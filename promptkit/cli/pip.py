@@ -1,16 +1,23 @@
 """Runs the pip of this Python, and turns its failures into one message."""
 
+import json
 import logging
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import invalidate_caches
+from importlib.metadata import distributions, version
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from promptkit.errors import InstallError, PromptkitError, UnknownNameError
 from promptkit.published import PACKAGES
 
-KEPT = ("promptkit", "torch", "torchvision", "open_clip_torch")
+KEPT = ("promptkit", "torch", "torchvision", "open-clip-torch")
 """What installing a plugin never replaces: another torch than the one here may not know the GPU."""
 
 _DECISIVE = (
@@ -24,28 +31,49 @@ _DECISIVE = (
 """What says most about a failure, the most telling first."""
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A package that pip has installed, under its canonical name."""
+
+    name: str
+    version: str
+    replaced: str
+    """The version that was there before, if any."""
+    asked: bool
+    """Or is it there because another one needs it?"""
+
+
+def pip_install(words: Sequence[str]) -> list[Arrival]:
+    """Install what the words name, KEPT aside; they may be options of pip as well. Raises as `run_pip` does."""
+    before: dict[str, str] = {}
+    for package in distributions():
+        if package.name:
+            before.setdefault(canonicalize_name(package.name), package.version)
+    with tempfile.TemporaryDirectory() as folder:
+        constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
+        constraints.write_text("".join(f"{name}=={version}\n" for name in KEPT if (version := before.get(name))))
+        run_pip("install", "--constraint", str(constraints), "--report", str(report), *words)
+        items = json.loads(report.read_text(encoding="utf-8"))["install"]
+    invalidate_caches()
+    arrivals = []
+    for item in items:
+        name, version = canonicalize_name(item["metadata"]["name"]), item["metadata"]["version"]
+        arrivals.append(Arrival(name, version, before.get(name, ""), item["requested"]))
+    return arrivals
+
+
 def run_pip(*words: str) -> None:
-    """Run pip and wait for it; all that it says is logged at debug level. Raises InstallError when it fails."""
+    """Run pip and wait for it; all that it says is logged at debug level.
+
+    Raises InstallError when it fails, UnknownNameError when there is no such package.
+    """
     command = [sys.executable, "-P", "-m", "pip", "--no-input", "--disable-pip-version-check", *words]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
     logging.getLogger("promptkit").debug(done.stdout)
     if done.returncode:
-        raise _failure(words[0], done.stdout or f"exit status {done.returncode}")
-
-
-def write_constraints(path: Path) -> None:
-    """Hold what must stay at the versions that are installed."""
-    path.write_text("".join(f"{name}=={version(name)}\n" for name in KEPT if _is_installed(name)), encoding="utf-8")
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
+        raise _failure(words[0], done.stdout.strip() or f"exit status {done.returncode}")
 
 
 def _failure(command: str, output: str) -> PromptkitError:
@@ -60,12 +88,12 @@ def _failure(command: str, output: str) -> PromptkitError:
             f"the system manages the packages of {sys.executable}, and pip leaves them alone",
             "make an environment and install promptkit there: python3 -m venv .venv",
         )
-    kept = [name for name in re.findall(r"The user requested \(constraint\) ([\w.-]+)", output) if _is_installed(name)]
+    kept = re.search(rf"The user requested \(constraint\) ({'|'.join(KEPT)})\b", output)
     if kept:
         wish = re.search(r"The conflict is caused by:\s+(.+)", output)
         return InstallError(
-            f"{wish[1] if wish else 'pip found a conflict'}, but {kept[0]} {version(kept[0])} is installed and stays",
-            f"try another version of the plugin; or change {kept[0]} yourself first, with pip",
+            f"{wish[1] if wish else 'pip found a conflict'}, but {kept[1]} {version(kept[1])} is installed and stays",
+            f"try another version of the plugin; or change {kept[1]} yourself first, with pip",
         )
     if broken := re.search(r"after connection broken by '(.+)': ", output):
         reason = broken[1].rpartition(": ")[2].rstrip("\"')")
@@ -75,9 +103,7 @@ def _failure(command: str, output: str) -> PromptkitError:
         )
     line = next(found[1] for pattern in _DECISIVE if (found := re.search(pattern, output, re.MULTILINE))).strip()
     if missing := re.search(r"satisfies the requirement ([\w.-]+)\S* \(from versions: none\)", line):
-        name = missing[1]
-        here = f"the folder of that name is ./{name}; " if Path(name).is_dir() else ""
-        return UnknownNameError("package", name, PACKAGES.keys() | PACKAGES.values(), f"{here}pip says: {line}")
+        return UnknownNameError("package", missing[1], PACKAGES.keys() | PACKAGES.values(), f"pip says: {line}")
     if "setuptools" in line and re.search("install(ing)? build dependencies", output):
         hint = "--no-build-isolation builds with the setuptools that is installed here"
     else:
