@@ -9,6 +9,7 @@ PromptkitError                a message, and at most one hint: the next step
 ├── CheckpointError           a run that is missing, damaged, or made for another backbone
 ├── WorkerError               a process that prepared pictures and died
 ├── OutputError               a place that can't be written
+├── InstallError              what pip could not do
 └── TrainingError             a run that can't go on, such as a loss that is not finite
 """
 
@@ -64,6 +65,10 @@ class WorkerError(PromptkitError):
 
 
 class OutputError(PromptkitError):
+    pass
+
+
+class InstallError(PromptkitError):
     pass
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import cache, check, data, demo, evaluate, new, plugins, runs, train
+from promptkit.cli import cache, check, data, demo, evaluate, install, new, plugins, runs, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
@@ -27,6 +27,8 @@ app.command("data", no_args_is_help=True)(data.data)
 app.command("list")(plugins.list_)
 app.command("demo")(demo.demo)
 app.command("demo-data", no_args_is_help=True)(demo.demo_data)
+app.command("install", no_args_is_help=True, context_settings=install.PASSES_ON)(install.install)
+app.command("uninstall", no_args_is_help=True)(install.uninstall)
 app.command("show", no_args_is_help=True)(plugins.show)
 app.command("check", no_args_is_help=True)(check.check)
 app.command("new", no_args_is_help=True)(new.new)

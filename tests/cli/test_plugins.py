@@ -35,7 +35,7 @@ def test_without_its_plugin_gopro_is_offered_by_name(promptkit: Command, monkeyp
     with using(discover()):
         done = promptkit("train", "gopro", "--data", "x")
         assert done.status == 2
-        assert "'gopro' comes with promptkit-gopro: pip install promptkit-gopro" in done.err
+        assert "'gopro' comes with promptkit-gopro: promptkit install promptkit-gopro" in done.err
         assert promptkit("list").status == 0
 
 
