@@ -22,6 +22,8 @@ class Shapes(griffe.Extension):
             return
         for inner in ast.walk(node):
             match inner:
-                case ast.Subscript(value=ast.Name(id=kind), slice=ast.Tuple(elts=[_, ast.Constant(value=str()) as shape])):
+                case ast.Subscript(
+                    value=ast.Name(id=kind), slice=ast.Tuple(elts=[_, ast.Constant(value=str()) as shape])
+                ):
                     if hasattr(jaxtyping, kind):
                         shape.value = Shape(f" {shape.value}")

@@ -10,6 +10,8 @@
     ├── WorkerError               a process that prepared pictures and died
     ├── OutputError               a place that can't be written
     └── TrainingError             a run that can't go on, such as a loss that is not finite
+
+On the command line each is one message with its hint on stderr, and exit status 2; `--debug` shows the trace.
 """
 
 from collections.abc import Iterable
