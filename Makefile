@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test bench check setup clean
+.PHONY: demo test bench check docs setup clean
 
 demo: $(READY)
 	$(BIN)/python examples/pictures.py runs/demo/pictures
@@ -26,6 +26,9 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt plugins/coop/pyproject.toml plugins/gopro/pyproject.toml
@@ -37,4 +40,4 @@ $(READY): pyproject.toml constraints.txt plugins/coop/pyproject.toml plugins/gop
 	@touch $@
 
 clean:
-	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
