@@ -99,7 +99,10 @@ def _is_per_class(value: object) -> bool:
 _SOUND: dict[str, Callable[[object], bool]] = {
     **{item.name: _is_text for item in fields(Result)[:-1]},
     **{item.name: _is_fraction for item in fields(Scores)},
-    **{"seed": _is_count, "shots": _is_count, "n": _is_count, "per_class": _is_per_class},
+    "seed": _is_count,
+    "shots": _is_count,
+    "n": _is_count,
+    "per_class": _is_per_class,
 }
 
 

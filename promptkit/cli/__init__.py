@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import cache, check, data, demo, evaluate, new, plugins, runs, train
+from promptkit.cli import bench, cache, check, data, demo, evaluate, new, plugins, runs, table, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 app.command("train", no_args_is_help=True)(train.train)
 app.command("eval", no_args_is_help=True)(evaluate.evaluate)
+app.command("bench", no_args_is_help=True)(bench.bench)
+app.command("table", no_args_is_help=True)(table.table)
 app.command("runs")(runs.runs)
 app.command("data", no_args_is_help=True)(data.data)
 app.command("list")(plugins.list_)
