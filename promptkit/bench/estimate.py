@@ -54,4 +54,4 @@ def in_words(seconds: float) -> str:
     if minutes < 1:
         return "less than a minute"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"

@@ -19,8 +19,8 @@ LATEX = {
 
 
 def rich_table(table: Table) -> RichTable:
-    """The best figures are bold, and a line stands between data sets."""
-    shown = RichTable(title=escape(table.title), title_justify="left", title_style="")
+    """Without its title. The best figures are bold, and a line stands between data sets."""
+    shown = RichTable()
     for number, column in enumerate(table.columns):
         shown.add_column(escape(column), justify="left" if number < table.labels else "right")
     for number, row in enumerate(table.rows):

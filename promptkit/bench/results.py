@@ -64,7 +64,8 @@ _IDENTITY = (
 def to_line(result: Result) -> str:
     """The figures stand beside what they are of, in one flat object."""
     content = asdict(result)
-    return json.dumps({**content, **content.pop("scores")}) + "\n"
+    scores = content.pop("scores")
+    return json.dumps({**content, **scores}) + "\n"
 
 
 def from_line(line: str) -> Result:

@@ -155,7 +155,7 @@ def _by_learner(results: Sequence[Result]) -> tuple[dict[str, list[Result]], lis
 
 
 def _shots(result: Result) -> str:
-    return f"{result.shots} shots" if result.shots else "all pictures"
+    return {0: "all pictures", 1: "1 shot"}.get(result.shots, f"{result.shots} shots")
 
 
 def _backbone(result: Result) -> str:

@@ -22,14 +22,16 @@ class Table:
 def side_by_side(summary: Summary) -> Table:
     """A column for each learner: mean ± standard deviation over seeds, in per cent."""
     learners = list(summary.results)
+    has_domains = any(row.domain != "all" for row in summary.statistics)
+    names = ("data set", "domain", "figure") if has_domains else ("data set", "figure")
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
     for row, statistics in summary.statistics.items():
-        for learner in summary.best(row):
-            best.add((len(rows), 3 + learners.index(learner)))
-        rows.append((*row, *(_mean_and_sd(statistics.get(learner)) for learner in learners)))
+        best |= {(len(rows), len(names) + learners.index(learner)) for learner in summary.best(row)}
+        about = row if has_domains else (row.dataset, row.figure)
+        rows.append((*about, *(_mean_and_sd(statistics.get(learner)) for learner in learners)))
     title = f"{summary.title}: mean ± standard deviation over seeds, %"
-    return Table(title, ("data set", "domain", "figure", *learners), tuple(rows), 3, frozenset(best))
+    return Table(title, (*names, *learners), tuple(rows), len(names), frozenset(best))
 
 
 def all_statistics(summary: Summary) -> Table:

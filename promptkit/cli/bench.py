@@ -123,6 +123,8 @@ def bench(
         set_ or (),
     )
     opened = open_data(protocol, data or (), _names(datasets or ""), registry, source or "", split == "draw")
+    for found in opened:
+        terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
     runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache)
     _print_plan(terminal, runner, detailed=plan)
     if plan:
@@ -187,12 +189,12 @@ def _left(runner: "Runner") -> str:
     seconds = seconds_left(runner)
     if seconds is None:
         return f"{pictures_left(runner):,} pictures to train on, over all epochs; how long it takes shows after the first run"
-    return f"about {in_words(seconds)} of training left" if seconds else "nothing left to train"
+    return f"{in_words(seconds)} of training left" if seconds else "nothing left to train"
 
 
 def _reporter(terminal: "Console", runner: "Runner") -> "Callable[[Training, float], None]":
     def report(training: "Training", seconds: float) -> None:
-        terminal.print(f"trained {training.folder} in {seconds:.1f} s; {_left(runner)}", soft_wrap=True)
+        terminal.print(f"trained {training.folder} in {seconds:.1f} s; {_left(runner)}", soft_wrap=True, markup=False)
 
     return report
 

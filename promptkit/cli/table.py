@@ -59,6 +59,7 @@ def print_tables(
         tables = [make(summary) for summary in summaries for make in (side_by_side, all_statistics)] + compared
     if format_ == "rich":
         for one in tables:
+            console().print(one.title, soft_wrap=True, markup=False)
             console().print(rich_table(one))
     else:
         typer.echo(FORMATS[format_](tables), nl=False)
