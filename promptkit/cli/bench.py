@@ -88,6 +88,7 @@ def bench(
     What is done is skipped: the same command goes on where it was stopped, and tries again what failed. The exit status
     is 1 when something did.
     """
+    import logging
     import os
 
     from promptkit.bench.plan import Request, make_plan
@@ -129,6 +130,8 @@ def bench(
     _print_plan(terminal, runner, detailed=plan)
     if plan:
         return
+    if not debug:  # every run would say which features it keeps
+        logging.getLogger("promptkit").setLevel(logging.WARNING)
     try:
         outcome = runner.run(_reporter(terminal, runner))
     except KeyboardInterrupt:
@@ -170,17 +173,22 @@ def _print_plan(terminal: "Console", runner: "Runner", detailed: bool) -> None:
     if detailed:
         table = Table("run", "trains on", "tests", "state", box=None)
         for training, state in states.items():
-            on = f"{len(training.dataset.items)} pictures"
+            on = _many(sum(training.dataset.counts("train")), "picture")
             tests = f"{len(training.targets)}, {len(runner.missing(training))} to do"
             table.add_row(escape(str(training.folder)), on, tests, state)
         terminal.print(table)
     counts = Counter(states.values())
-    listed = ", ".join(
-        f"{counts[state]} {state}" for state in ("done", "trained", "stopped", "damaged", "new") if counts[state]
-    )
+    known = ("done", "trained", "stopped", "damaged", "new")
+    listed = ", ".join(f"{counts[state]} {state}" for state in known if counts[state])
     left = sum(len(runner.missing(training)) for training in runner.trainings)
-    terminal.print(f"{runner.plan.protocol}: {len(states)} runs ({listed}), {left} tests to do", soft_wrap=True)
+    terminal.print(
+        f"{runner.plan.protocol}: {_many(len(states), 'run')} ({listed}), {_many(left, 'test')} to do", soft_wrap=True
+    )
     terminal.print(_left(runner), soft_wrap=True)
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _left(runner: "Runner") -> str:
@@ -193,8 +201,17 @@ def _left(runner: "Runner") -> str:
 
 
 def _reporter(terminal: "Console", runner: "Runner") -> "Callable[[Training, float], None]":
+    from itertools import count
+
+    numbers = count(1)
+    total = sum(runner.state(training) in ("new", "stopped") for training in runner.trainings)
+
     def report(training: "Training", seconds: float) -> None:
-        terminal.print(f"trained {training.folder} in {seconds:.1f} s; {_left(runner)}", soft_wrap=True, markup=False)
+        terminal.print(
+            f"trained {training.folder} in {seconds:.1f} s, {next(numbers)} of {total}; {_left(runner)}",
+            soft_wrap=True,
+            markup=False,
+        )
 
     return report
 
