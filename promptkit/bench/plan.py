@@ -48,7 +48,7 @@ class Training:
     @property
     def pictures(self) -> int:
         """To be seen by the end of training."""
-        return self.config.train.epochs * len(subset(self.dataset, "train").items)
+        return self.config.train.epochs * sum(self.dataset.counts("train"))
 
 
 @dataclass(frozen=True, eq=False)

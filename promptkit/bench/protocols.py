@@ -51,6 +51,10 @@ class Target:
     domains: tuple[str, ...] = ()
     classes: str = "all"
 
+    def __str__(self) -> str:
+        classes = [] if self.classes == "all" else [f"{self.classes} classes"]
+        return ", ".join([self.data.title, *self.domains, *classes])
+
 
 @dataclass(frozen=True, eq=False)
 class Part:

@@ -64,7 +64,8 @@ _IDENTITY = (
 def to_line(result: Result) -> str:
     """The figures stand beside what they are of, in one flat object."""
     content = asdict(result)
-    return json.dumps({**content, **content.pop("scores")}) + "\n"
+    scores = content.pop("scores")
+    return json.dumps({**content, **scores}) + "\n"
 
 
 def from_line(line: str) -> Result:
@@ -99,7 +100,10 @@ def _is_per_class(value: object) -> bool:
 _SOUND: dict[str, Callable[[object], bool]] = {
     **{item.name: _is_text for item in fields(Result)[:-1]},
     **{item.name: _is_fraction for item in fields(Scores)},
-    **{"seed": _is_count, "shots": _is_count, "n": _is_count, "per_class": _is_per_class},
+    "seed": _is_count,
+    "shots": _is_count,
+    "n": _is_count,
+    "per_class": _is_per_class,
 }
 
 

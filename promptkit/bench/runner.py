@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from rich.progress import Progress
 
 import promptkit
 from promptkit.backbones.base import Backbone
@@ -29,7 +30,7 @@ from promptkit.learner import Learner
 from promptkit.registry import Registry
 from promptkit.training import state
 from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata, restore
-from promptkit.training.lock import FolderLock, is_locked
+from promptkit.training.lock import FolderLock
 from promptkit.training.run import Run, warn_unreadable
 
 log = logging.getLogger("promptkit")
@@ -64,7 +65,7 @@ class Runner:
         shard: tuple[int, int] = (0, 1),
         cache: bool = True,
     ) -> None:
-        """`shard` (i, n) takes every n-th training, from the i-th on.
+        """`shard` (i, n) takes every n-th training of each learner, from the i-th on.
 
         Raises ConfigError, with the difference, when a run in the folder was trained with other settings.
         """
@@ -74,7 +75,9 @@ class Runner:
         self.registry = registry
         self.console = console
         self.cache = cache
-        self.trainings = plan.trainings[first::step]
+        # Learner by learner, so that no shard is left with the quick ones.
+        dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
+        self.trainings = [training for training in plan.trainings if training in dealt]
         self.backbones: dict[BackboneSettings, Backbone] = {}
         for training in plan.trainings:
             self._check(training)
@@ -143,10 +146,12 @@ class Runner:
     def _train(self, training: Training, outcome: Outcome, on_trained: Callable[[Training, float], None]) -> bool:
         """Is the run trained, now or already?"""
         folder = self.path(training)
-        if is_locked(folder):
-            outcome.elsewhere.append(folder)
-            return False
+        lock = FolderLock(folder)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not lock.try_take():
+                outcome.elsewhere.append(folder)
+                return False
             at = self.state(training)
             if at in ("trained", "done"):
                 return True
@@ -163,6 +168,8 @@ class Runner:
                 backbone=self._backbone(training.config),
                 dataset=training.dataset,
             )
+            # Nobody else may begin the run between the look at its state and its training.
+            run.folder.lock = lock
             (folder / RESULTS).unlink(missing_ok=True)
             run.train(self.console, lines=False)
             on_trained(training, time.monotonic() - started)
@@ -170,6 +177,8 @@ class Runner:
         except Exception as error:
             outcome.failures.append(_failure(folder, error))
             return False
+        finally:
+            lock.release()
 
     def _test(self, trainings: Sequence[Training], outcome: Outcome) -> None:
         """Write the results that the runs lack: for each target, one pass over its pictures serves them all."""
@@ -177,9 +186,7 @@ class Runner:
             missing: dict[object, list[tuple[Training, Target, RunConfig]]] = defaultdict(list)
             for training in trainings:
                 lock = FolderLock(self.path(training))
-                try:
-                    lock.take()
-                except OutputError:
+                if not lock.try_take():
                     outcome.elsewhere.append(self.path(training))
                     continue
                 locks.callback(lock.release)
@@ -209,14 +216,17 @@ class Runner:
         assert data is not None
         settings = wanted[0][0].config
         try:
-            found = evaluate(
-                learners,
-                data,
-                workers=None if settings.train.workers < 0 else settings.train.workers,
-                strict=settings.data.strict,
-                max_pixels=settings.data.max_pixels,
-                cache=self.cache,
-            )
+            with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+                task = progress.add_task(f"testing on {target}", total=len(data.items))
+                found = evaluate(
+                    learners,
+                    data,
+                    workers=None if settings.train.workers < 0 else settings.train.workers,
+                    strict=settings.data.strict,
+                    max_pixels=settings.data.max_pixels,
+                    cache=self.cache,
+                    on_batch=lambda pictures: progress.advance(task, pictures),
+                )
         except Exception as error:
             if len(learners) == 1:
                 outcome.failures.append(_failure(self.path(ready[0][0]), error))
@@ -227,6 +237,8 @@ class Runner:
                     self._test_together([one], outcome)
             return
         warn_unreadable(found.unreadable)
+        count = "1 run" if len(ready) == 1 else f"{len(ready)} runs"
+        self.console.print(f"tested {count} on {target}", soft_wrap=True, markup=False)
         for training, template in ready:
             try:
                 self._write(training, target, template, found.scores[str(self.path(training))])

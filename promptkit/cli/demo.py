@@ -29,7 +29,7 @@ def demo(
     from promptkit.registry import installed
 
     terminal = console()
-    comparison = Comparison(out, options.numbers(seeds, "--seeds"), installed())
+    comparison = Comparison(out, options.numbers("--seeds", seeds), installed())
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("drawing", total=PICTURES)
         comparison.draw(lambda: progress.advance(task))

@@ -73,9 +73,14 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at an unreadable pi
 Debug = Annotated[bool, typer.Option("--debug", help="Show traces and debug lines.")]
 
 
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """A comma-separated list. Raises ConfigError for anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise ConfigError(f"{option} {text!r} is no list of numbers", f"such as {option} 1,2,3")
-    return tuple(int(part) for part in parts)
+def names(text: str) -> list[str]:
+    """What a comma-separated list holds."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Raises ConfigError for a list that holds anything but whole numbers."""
+    found = names(text)
+    if not all(name.isdecimal() for name in found):
+        raise ConfigError(f"{option} {text}: expected whole numbers", f"such as: {option} 1,2,3")
+    return [int(name) for name in found]

@@ -1,0 +1,57 @@
+"""How long the rest of a bench takes, from what the logs of its runs say of those that began before."""
+
+from collections import defaultdict
+from pathlib import Path
+
+from promptkit.bench.runner import Runner
+from promptkit.training.checkpoint import LOG
+from promptkit.training.tensorfile import plain_json
+
+
+def seconds_left(runner: Runner) -> float | None:
+    """Of training in the runner's shard; None before any epoch of any run is done.
+
+    A learner that has no epoch behind it is taken to be as fast as the others.
+    """
+    seen: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+    left: dict[str, int] = defaultdict(int)
+    for training in runner.plan.trainings:
+        pictures, seconds = _logged(runner.path(training))
+        seen[training.config.recipe][0] += pictures
+        seen[training.config.recipe][1] += seconds
+        if training in runner.trainings:
+            left[training.config.recipe] += max(0, training.pictures - pictures)
+    everything = [sum(column) for column in zip(*seen.values(), strict=True)]
+
+    def rate(learner: str) -> float:
+        pictures, seconds = seen[learner] if seen[learner][0] else everything
+        return seconds / pictures
+
+    if not sum(left.values()):
+        return 0.0
+    return sum(left[name] * rate(name) for name in left if left[name]) if everything[0] else None
+
+
+def pictures_left(runner: Runner) -> int:
+    """Over all epochs of the runs in the shard that are not finished."""
+    return sum(max(0, training.pictures - _logged(runner.path(training))[0]) for training in runner.trainings)
+
+
+def _logged(run: Path) -> tuple[int, float]:
+    """Pictures seen in training, and the seconds it took."""
+    pictures, seconds = 0, 0.0
+    try:
+        lines = (run / LOG).read_text(encoding="utf-8").splitlines()
+        for row in map(plain_json, lines):
+            pictures, seconds = pictures + int(row["pictures"]), seconds + float(row["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # no log, or its last line is half written
+    return pictures, seconds
+
+
+def in_words(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    hours, minutes = divmod(minutes, 60)
+    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
