@@ -8,12 +8,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 .PHONY: demo test bench check docs setup clean
 
 demo: $(READY)
-	$(BIN)/python examples/pictures.py runs/demo/pictures
-	$(BIN)/promptkit train gopro --data runs/demo/pictures --domains photo --backbone tiny --weights none \
-	    --shots 8 --epochs 5 --batch-size 8 --seed 1 --out runs/demo/gopro --force
-	$(BIN)/promptkit train zeroshot --data runs/demo/pictures --domains photo --backbone tiny --weights none \
-	    --out runs/demo/zeroshot --force
-	$(BIN)/promptkit eval runs/demo/gopro runs/demo/zeroshot --data runs/demo/pictures
+	$(BIN)/promptkit demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -4,22 +4,38 @@ import logging
 import os
 import sys
 import time
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+import promptkit
 from promptkit.cli import bench, cache, check, data, demo, evaluate, install, new, plugins, runs, table, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
 app = typer.Typer(
-    help="Train and evaluate CLIP prompt learners on your own pictures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"promptkit {promptkit.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")] = False,
+) -> None:
+    """Train and evaluate CLIP prompt learners on your own pictures."""
+
+
 RUNS, PICTURES, PLUGINS = "Runs", "Pictures", "Plugins"
 """The panels of the help."""
 
