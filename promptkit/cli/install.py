@@ -1,14 +1,9 @@
 """`promptkit install` and `promptkit uninstall`"""
 
-import json
 import logging
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import invalidate_caches
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, entry_points
 from pathlib import Path
@@ -20,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from promptkit.cli import options
 from promptkit.cli.console import console
+from promptkit.cli.offers import look
 from promptkit.errors import ConfigError, InstallError, PluginError, UnknownNameError
 from promptkit.hooks import PROJECT
 
@@ -90,27 +86,25 @@ def _tell(asked: Set[str], new: Set[str]) -> None:
 
     Raises PluginError when a package that was asked for is no use.
     """
-    found = _look()
-    problems, useless = [], []
+    found = look()
+    problems: dict[str, str] = {}
     for name in sorted(asked | new):
         package = distribution(name)
-        title = f"{package.name} {package.version}"
-        state = "is installed" if name in new else "was installed already"
-        if offers := found.offers.get(name):
-            console().print(f"{title} {state}: {_listed(offers)}", soft_wrap=True, markup=False)
+        title = f"{package.name} {package.version} {'is installed' if name in new else 'was installed already'}"
+        if offers := found.by_package.get(name):
+            console().print(f"{title}: {_listed(offers)}", soft_wrap=True, markup=False)
             console().print(f"next: {_next(offers)}", soft_wrap=True, markup=False)
         elif name in found.broken:
-            problems.append(f"{title} {state}, but can't be loaded: {found.broken[name]}")
-            useless.append(name)
+            problems[name] = f"{title}, but can't be loaded: {found.broken[name]}"
         elif _is_plugin(package):
             cause = "PROMPTKIT_PLUGINS leaves it out" if "PROMPTKIT_PLUGINS" in os.environ else "it offers nothing"
-            problems.append(f"{title} {state}, but {cause}")
+            problems[name] = f"{title}, but {cause}"
         elif name in asked:
-            problems.append(f"{title} {state}, but it is no plugin: it has no entry point in the group {PROJECT}")
-            useless.append(name)
+            problems[name] = f"{title}, but it is no plugin: it has no entry point in the group {PROJECT}"
     if problems:
+        useless = [name for name in problems if name in new]
         hint = f"to take it away again: pip uninstall {' '.join(useless)}" if useless else ""
-        raise PluginError("; ".join(problems), hint)
+        raise PluginError("; ".join(problems.values()), hint)
 
 
 def uninstall(
@@ -125,7 +119,10 @@ def uninstall(
 
     names = [_plugin(word) for word in packages]
     with _busy("pip uninstall"):
-        offers = _look().offers
+        try:
+            offers = look().by_package
+        except InstallError:  # all the more reason to take away what broke promptkit
+            offers = {}
         run_pip("uninstall", "--yes", *names)
     invalidate_caches()
     for name in names:
@@ -134,8 +131,8 @@ def uninstall(
                 f"{name} is still installed: pip may not take it from {distribution(name).locate_file('')}",
                 "uninstall it in the environment that it was installed in",
             )
-        gone = _listed(offers[name]) if name in offers else "nothing, since it did not load"
-        console().print(f"uninstalled {name}, and with it: {gone}", soft_wrap=True, markup=False)
+        gone = f"and with it: {_listed(offers[name])}" if name in offers else "which did not load"
+        console().print(f"uninstalled {name}, {gone}", soft_wrap=True, markup=False)
 
 
 def _plugin(word: str) -> str:
@@ -166,46 +163,6 @@ def _installed(name: str) -> bool:
 
 def _is_plugin(package: Distribution) -> bool:
     return bool(package.entry_points.select(group=PROJECT))
-
-
-@dataclass(frozen=True)
-class Found:
-    """What is installed, by package: what each plugin offers, names by kind, or why it can't be loaded."""
-
-    offers: Mapping[str, Mapping[str, list[str]]]
-    broken: Mapping[str, str]
-
-
-# Plugins are loaded in a process of their own: only there is everything that pip has just changed imported afresh.
-_LOOK = """
-import json, sys
-from promptkit.registry import discover
-registry = discover()
-offers = {}
-for entry in registry:
-    offers.setdefault(entry.package, {}).setdefault(entry.kind, []).append(entry.name)
-broken = {plugin.package: plugin.cause for plugin in registry.broken}
-with open(sys.argv[1], "w", encoding="utf-8") as file:
-    json.dump({"offers": offers, "broken": broken}, file)
-"""
-
-
-def _look() -> Found:
-    """Discover plugins as the next command will. Raises InstallError when promptkit itself no longer works."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder, "found.json")
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _LOOK, str(answer)], capture_output=True, text=True, errors="replace"
-        )
-        if done.returncode:
-            cause = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
-            raise InstallError(
-                f"promptkit itself can't be loaded now: {cause}", "pip check names what doesn't fit together"
-            )
-        tables = json.loads(answer.read_text(encoding="utf-8"))
-    return Found(
-        **{key: {canonicalize_name(name): value for name, value in table.items()} for key, table in tables.items()}
-    )
 
 
 def _listed(offers: Mapping[str, list[str]]) -> str:
