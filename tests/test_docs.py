@@ -1,5 +1,6 @@
 """What docs/ says is so: its snippets run, its commands and settings exist, its links lead somewhere, nothing is left out."""
 
+import html
 import importlib
 import importlib.util
 import inspect
@@ -179,4 +180,5 @@ def test_it_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     missing = [f"{path}.{name}" for path, name in public() if f'id="{path}.{name}"' not in everything]
     assert missing == []
     # Shapes come through whole, "#" and all.
-    assert "J #B M V" in re.sub(r"<[^>]+>", "", (site / "components/prompts.html").read_text()).replace("&quot;", '"')
+    prompts = html.unescape(re.sub(r"<[^>]+>", "", (site / "components/prompts.html").read_text()))
+    assert 'vision() -> Float[Tensor, "J #B M V"] | None' in prompts
