@@ -81,6 +81,6 @@ def names(text: str) -> list[str]:
 def numbers(option: str, text: str) -> list[int]:
     """Raises ConfigError for a list that holds anything but whole numbers."""
     found = names(text)
-    if not all(name.isdecimal() for name in found):
+    if not found or not all(name.isdecimal() for name in found):
         raise ConfigError(f"{option} {text}: expected whole numbers", f"such as: {option} 1,2,3")
     return [int(name) for name in found]
