@@ -128,11 +128,14 @@ def train(args: argparse.Namespace) -> None:
         different = sorted(set(captions))
         place = torch.tensor([different.index(text) for text in captions])
         tokens = torch.searchsorted(rows, tokenizer(different))
-        image = F.normalize(model.encode_image(pixels), dim=-1)
-        text = F.normalize(model.encode_text(tokens), dim=-1)[place]
+        with torch.autocast("cpu", torch.bfloat16):
+            features = model.encode_image(pixels), model.encode_text(tokens)
+        image, text = (F.normalize(feature.float(), dim=-1) for feature in features)
         logits = model.logit_scale.exp() * image @ text.T
-        target = torch.arange(len(logits))
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        # A caption that several pictures have is right for each of them.
+        pictures_of = F.one_hot(place).T.float()
+        pictures_of = pictures_of / pictures_of.sum(1, keepdim=True)
+        loss = (F.cross_entropy(logits, place) + F.cross_entropy(logits.T, pictures_of)) / 2
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -141,9 +144,9 @@ def train(args: argparse.Namespace) -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         running += loss.item()
-        if step % 100 == 0:
+        if step % 200 == 0:
             print(
-                f"step {step}/{args.steps}  loss {running / 100:.3f}  scale {model.logit_scale.exp().item():.1f}  "
+                f"step {step}/{args.steps}  loss {running / 200:.3f}  scale {model.logit_scale.exp().item():.1f}  "
                 f"{time.perf_counter() - started:.0f} s",
                 flush=True,
             )
@@ -180,12 +183,12 @@ def report(per_class: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-class", type=int, default=300, help="pictures of each class in each domain")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--patch-dropout", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parsed = parser.parse_args()
     print(parsed, f"torch {torch.__version__}")
     train(parsed)
