@@ -117,5 +117,4 @@ def test_a_new_package_is_installed_checked_and_trained_unchanged(installed: Cal
     assert "promptkit-my-learner 0.1.0 is installed: recipe my-learner; prompts my-learner; loss my-learner" in said
     assert "fails" not in installed("check", "my-learner")
     installed("demo-data", "pictures", "--per-class", 2, "--size", 32)
-    installed("train", "my-learner", "--data", "pictures", *TINY, "--epochs", 1)
-    assert "my-learner" in installed("runs")
+    assert "saved runs/my-learner" in installed("train", "my-learner", "--data", "pictures", *TINY, "--epochs", 1)

@@ -48,6 +48,11 @@ def install(
     words = [PACKAGES.get(word, word) for word in packages]
     with _busy("pip install"):
         arrivals = pip_install(words)
+    if elsewhere := [arrival.name for arrival in arrivals if not _is_installed(arrival.name)]:
+        raise InstallError(
+            f"{', '.join(elsewhere)}: not installed here, since pip was told to put it elsewhere or nowhere",
+            "leave out --dry-run, --target, --prefix and --root",
+        )
     for arrival in arrivals:
         if arrival.replaced not in ("", arrival.version) and not arrival.asked:
             log.warning("%s %s has taken the place of %s", arrival.name, arrival.version, arrival.replaced)
@@ -126,7 +131,7 @@ def uninstall(
         run_pip("uninstall", "--yes", *names)
     invalidate_caches()
     for name in names:
-        if _installed(name):
+        if _is_installed(name):
             raise InstallError(
                 f"{name} is still installed: pip may not take it from {distribution(name).locate_file('')}",
                 "uninstall it in the environment that it was installed in",
@@ -148,12 +153,12 @@ def _plugin(word: str) -> str:
         return meant.pop()
     if name == PROJECT:
         raise ConfigError("promptkit does not uninstall itself", "pip uninstall promptkit")
-    if _installed(name):
+    if _is_installed(name):
         raise ConfigError(f"{name} is no plugin of promptkit", f"pip uninstall {name}")
     raise UnknownNameError("installed plugin", word, {package for package, _ in points})
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         distribution(name)
     except PackageNotFoundError:
