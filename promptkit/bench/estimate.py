@@ -14,27 +14,30 @@ def seconds_left(runner: Runner) -> float | None:
     A learner that has no epoch behind it is taken to be as fast as the others.
     """
     seen: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    left: dict[str, int] = defaultdict(int)
     for training in runner.plan.trainings:
         pictures, seconds = _logged(runner.path(training))
         seen[training.config.recipe][0] += pictures
         seen[training.config.recipe][1] += seconds
-        if training in runner.trainings:
-            left[training.config.recipe] += max(0, training.pictures - pictures)
     everything = [sum(column) for column in zip(*seen.values(), strict=True)]
-
-    def rate(learner: str) -> float:
-        pictures, seconds = seen[learner] if seen[learner][0] else everything
-        return seconds / pictures
-
-    if not sum(left.values()):
-        return 0.0
-    return sum(left[name] * rate(name) for name in left if left[name]) if everything[0] else None
+    left = {learner: pictures for learner, pictures in _left(runner).items() if pictures}
+    if left and not everything[0]:
+        return None
+    rates = {learner: seen[learner] if seen[learner][0] else everything for learner in left}
+    return sum(pictures * rates[learner][1] / rates[learner][0] for learner, pictures in left.items())
 
 
 def pictures_left(runner: Runner) -> int:
     """Over all epochs of the runs in the shard that are not finished."""
-    return sum(max(0, training.pictures - _logged(runner.path(training))[0]) for training in runner.trainings)
+    return sum(_left(runner).values())
+
+
+def _left(runner: Runner) -> dict[str, int]:
+    """Pictures, by learner."""
+    left: dict[str, int] = defaultdict(int)
+    for training in runner.trainings:
+        if runner.state(training) in ("new", "stopped"):
+            left[training.config.recipe] += max(0, training.pictures - _logged(runner.path(training))[0])
+    return left
 
 
 def _logged(run: Path) -> tuple[int, float]:

@@ -7,6 +7,9 @@
 | cross-dataset | one data set, ImageNet | it, and ten others | Zhou et al., CVPR 2022 |
 | domain-generalization | one data set, ImageNet | it, and four variants of it | Zhou et al., IJCV 2022 |
 | leave-one-domain-out | all domains but one | that one | Gulrajani and Lopez-Paz, ICLR 2021 (DomainBed) |
+
+Test pictures are those of the data set's split. Where promptkit draws it, a domain that was left out is tested whole: none
+of its pictures was trained on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +53,8 @@ class Target:
     data: BenchData
     domains: tuple[str, ...] = ()
     classes: str = "all"
+    left_out: bool = False
+    """Was no picture of these domains trained on?"""
 
     def __str__(self) -> str:
         classes = [] if self.classes == "all" else [f"{self.classes} classes"]
@@ -90,7 +95,7 @@ def leave_one_domain_out(datasets: Sequence[BenchData], source: str) -> Iterator
             )
         for domain in domains:
             others = tuple(other for other in domains if other != domain)
-            yield Part(data, (Target(data, (domain,)),), others, name=domain)
+            yield Part(data, (Target(data, (domain,), left_out=True),), others, name=domain)
 
 
 def transfer(datasets: Sequence[BenchData], source: str) -> Iterator[Part]:

@@ -283,9 +283,12 @@ class Runner:
 
 
 def pictures(target: Target, config: RunConfig) -> Dataset:
-    """The test pictures of a target, split as the run's training pictures are."""
-    data = subset(split(target.data.dataset, config.data.split_seed), "test", target.domains)
-    return class_subset(data, target.classes)
+    """What a target tests on, split as the run's training pictures are."""
+    data = target.data.dataset
+    drawn = not any(item.split for item in data.items)
+    if not (drawn and target.left_out):
+        data = subset(split(data, config.data.split_seed), "test")
+    return class_subset(subset(data, domains=target.domains), target.classes)
 
 
 def _domains(target: Target) -> Iterable[str]:

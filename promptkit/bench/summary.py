@@ -78,7 +78,8 @@ class Summary:
                     statistics.harmonic_mean([base[learner].mean, new[learner].mean]),
                     min(base[learner].n, new[learner].n),
                 )
-                for learner in base.keys() & new.keys()
+                for learner in base
+                if learner in new
             }
             series = _combine([figures["base"], figures["new"]], statistics.harmonic_mean)
             self.series[Row(dataset, domain, OF_SEEDS)] = series
@@ -168,7 +169,7 @@ def _source(result: Result) -> str:
 
 def dataset_title(result: Result) -> str:
     """Splits that promptkit drew are not those of the papers, and tables say so."""
-    return f"{result.title} (drawn splits)" if result.split == "draw" else result.title
+    return f"{result.title} (drawn)" if result.split == "draw" else result.title
 
 
 def _order(result: Result) -> tuple[bool, int, str, str]:

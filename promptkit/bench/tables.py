@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from promptkit.bench.published import published_figure
 from promptkit.bench.statistics import Statistic, statistic
-from promptkit.bench.summary import ERRORS, Summary
+from promptkit.bench.summary import ERRORS, Row, Summary
 from promptkit.errors import DataError, UnknownNameError
 
 
@@ -18,20 +18,28 @@ class Table:
     labels: int
     best: frozenset[tuple[int, int]] = frozenset()
 
+    def trimmed(self) -> "Table":
+        """Without the columns that are empty."""
+        kept = [number for number in range(len(self.columns)) if any(row[number] for row in self.rows)]
+        return Table(
+            self.title,
+            tuple(self.columns[number] for number in kept),
+            tuple(tuple(row[number] for number in kept) for row in self.rows),
+            sum(number < self.labels for number in kept),
+            frozenset((row, kept.index(column)) for row, column in self.best),
+        )
+
 
 def side_by_side(summary: Summary) -> Table:
     """A column for each learner: mean ± standard deviation over seeds, in per cent."""
     learners = list(summary.results)
-    has_domains = any(row.domain != "all" for row in summary.statistics)
-    names = ("data set", "domain", "figure") if has_domains else ("data set", "figure")
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
     for row, statistics in summary.statistics.items():
-        best |= {(len(rows), len(names) + learners.index(learner)) for learner in summary.best(row)}
-        about = row if has_domains else (row.dataset, row.figure)
-        rows.append((*about, *(_mean_and_sd(statistics.get(learner)) for learner in learners)))
+        best |= {(len(rows), 3 + learners.index(learner)) for learner in summary.best(row)}
+        rows.append((*_about(row), *(_mean_and_sd(statistics.get(learner)) for learner in learners)))
     title = f"{summary.title}: mean ± standard deviation over seeds, %"
-    return Table(title, (*names, *learners), tuple(rows), len(names), frozenset(best))
+    return Table(title, ("data set", "domain", "figure", *learners), tuple(rows), 3, frozenset(best))
 
 
 def all_statistics(summary: Summary) -> Table:
@@ -57,7 +65,7 @@ def all_statistics(summary: Summary) -> Table:
                 best.add((len(rows), 4))
             known = published_figure(summary, row, learner)
             beside = ("", "") if known is None else (f"{known:.2f}", f"{found.mean - known:+.2f}")
-            rows.append((*row, learner, *_texts(found), str(found.n), *beside))
+            rows.append((*_about(row), learner, *_texts(found), str(found.n), *beside))
     return Table(f"{summary.title}: statistics over seeds, %", columns, tuple(rows), 4, frozenset(best))
 
 
@@ -88,6 +96,10 @@ def comparison(summary: Summary, first: str, second: str) -> Table:
         raise DataError(f"{first} and {second} have no data set and seed in common")
     columns = ("figure", "mean", "sd", "95 % from", "to", "wins", "ties", "losses", "pairs")
     return Table(f"{summary.title}: {first} less {second}, paired by data set and seed, %", columns, tuple(rows), 1)
+
+
+def _about(row: Row) -> tuple[str, str, str]:
+    return row.dataset, row.domain if row.domain != "all" else "", row.figure
 
 
 def _mean_and_sd(found: Statistic | None) -> str:

@@ -158,7 +158,7 @@ def _print_plan(terminal: "Console", runner: "Runner", detailed: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    states = {training: runner.state(training) for training in runner.trainings}
+    states: dict[Training, str] = {training: runner.state(training) for training in runner.trainings}
     if detailed:
         table = Table("run", "trains on", "tests", "state", box=None)
         for training, state in states.items():

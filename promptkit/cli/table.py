@@ -56,7 +56,8 @@ def print_tables(
     if format_ == "csv":
         tables = compared or [all_statistics(summary) for summary in summaries]
     else:
-        tables = [make(summary) for summary in summaries for make in (side_by_side, all_statistics)] + compared
+        made = [make(summary) for summary in summaries for make in (side_by_side, all_statistics)]
+        tables = [one.trimmed() for one in made + compared]
     if format_ == "rich":
         for one in tables:
             console().print(one.title, soft_wrap=True, markup=False)

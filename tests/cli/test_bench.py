@@ -8,9 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from promptkit.bench.results import RESULTS, Result, read_results, write_results
 from promptkit.testing import registered, write_pictures
@@ -151,11 +154,21 @@ def test_a_run_is_the_one_that_train_makes(bench: Command, promptkit: Command, t
     (run,) = tmp_path.glob("results/leave-one-domain-out/*/gopro/2-shots/seed-1/photo")
     alone = promptkit("train", "--config", run / "run.toml", "--out", "alone")
     assert alone.status == 0, alone.err
-    assert (run / "learner.safetensors").read_bytes() == (tmp_path / "alone/learner.safetensors").read_bytes()
-    promptkit("eval", "alone", "--domains", "photo", "--json", "figures.json")
+    ours, theirs = load_file(run / "learner.safetensors"), load_file(tmp_path / "alone/learner.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    promptkit("eval", "alone", "--domains", "photo", "--split", "all", "--json", "figures.json")
     expected = json.loads((tmp_path / "figures.json").read_text())["runs"]["alone"]["photo"]
     (result,) = (result for result in read_results([tmp_path]) if result.domain == "photo")
-    assert (result.scores.accuracy, result.scores.ece) == (expected["accuracy"], expected["ece"])
+    assert (result.scores.accuracy, result.scores.ece, result.scores.n) == (expected["accuracy"], expected["ece"], 32)
+
+
+def test_a_domain_left_out_of_a_given_split_is_tested_on_its_part(bench: Command, tmp_path: Path) -> None:
+    for domain, split in product(("photo", "sketch"), ("train", "test")):
+        write_pictures(tmp_path / "own" / domain / split, ["ring", "star"], [], 3)
+    done = bench("leave-one-domain-out", "--data", "own", "--learners", "zeroshot")
+    assert done.status == 0, done.err
+    assert {result.scores.n for result in read_results([tmp_path])} == {6}
 
 
 def test_the_plan_alone_does_nothing(bench: Command, tmp_path: Path) -> None:

@@ -163,3 +163,29 @@ def test_a_damaged_state_is_an_error_and_leaves_the_learner(stopped: Path, promp
 
 def test_resume_without_a_run_begins_one(train: Command) -> None:
     assert train("coop", "--out", "run", "--resume").status == 0
+
+
+def test_a_run_killed_before_its_first_state_begins_again(stopped: Path, promptkit: Command, tmp_path: Path) -> None:
+    (stopped / "state.safetensors").unlink()
+    done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 0, done.err
+    assert "finished already" not in done.out
+    assert len(log(stopped)) == 2
+
+
+def test_a_run_killed_after_its_last_epoch_only_ends(
+    train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.training.checkpoint import RunFolder
+
+    def interrupt(folder: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", interrupt)
+        assert train("coop", "--out", "run").status == 130
+    before = learned(tmp_path / "run"), log(tmp_path / "run")
+    done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 0, done.err
+    assert (learned(tmp_path / "run"), log(tmp_path / "run")) == before
+    assert not (tmp_path / "run/state.safetensors").exists()
