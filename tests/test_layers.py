@@ -7,9 +7,10 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks", "tensors",
-    "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config", "build", "data",
-    "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "testing", "cli", "__main__",
+    "errors", "files", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks",
+    "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config", "build",
+    "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "testing", "cli",
+    "__main__",
 ]
 # fmt: on
 

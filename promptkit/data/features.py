@@ -30,10 +30,10 @@ from promptkit.data.loading import (
     EpochSampler,
     Loaded,
     Loader,
-    TrainingPictures,
     Unreadable,
     eval_loader,
     share,
+    train_loader,
 )
 from promptkit.errors import DataError
 from promptkit.learner import Learner
@@ -141,10 +141,10 @@ class Source:
             return None
 
         def loader() -> Loader:
-            in_order = EpochSampler(len(items), seed, shuffle=False)
-            return Loader(
-                TrainingPictures(items, views, seed, max_pixels), batch_size, workers, False, strict, in_order
-            )
+            return train_loader(
+                items, views, batch_size=batch_size, seed=seed, workers=workers, strict=strict, max_pixels=max_pixels,
+                shuffle=False,
+            )  # fmt: skip
 
         made = {
             "views": code,

@@ -318,14 +318,16 @@ def train_loader(
     pin_memory: bool = False,
     strict: bool = False,
     max_pixels: int = MAX_PIXELS,
+    shuffle: bool = True,
 ) -> Loader:
     """Shuffled batches of random views, the same for the same seed (not negative) and epoch (`Loader.set_epoch`).
 
-    A last short batch is dropped when there are at least `batch_size` pictures, as the published code does.
+    A last short batch is dropped when there are at least `batch_size` pictures, as the published code does. Without
+    `shuffle` every process gets every picture once, in the order of the items.
     `workers` None lets `default_workers` decide. Raises DataError when there are no items.
     """
     pictures = TrainingPictures(items, views, seed, max_pixels)
-    return Loader(pictures, batch_size, workers, pin_memory, strict, EpochSampler(len(items), seed))
+    return Loader(pictures, batch_size, workers, pin_memory, strict, EpochSampler(len(items), seed, shuffle))
 
 
 def eval_loader(

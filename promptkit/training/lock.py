@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from promptkit.errors import OutputError
+from promptkit.files import writing
 
 LOCK = ".lock"
 
@@ -27,10 +28,8 @@ class FolderLock:
         """
         if self.file is not None:
             return
-        try:
+        with writing(self.folder / LOCK, "choose another --out"):
             file = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise OutputError(f"{self.folder} can't be written: {error.strerror}", "choose another --out") from None
         if not _lock(file, fcntl.LOCK_EX):
             os.close(file)
             raise OutputError(

@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,8 +17,10 @@ from promptkit import distributed
 from promptkit.config import TrainSettings
 from promptkit.data.loading import Batches, Unreadable
 from promptkit.errors import ConfigError, TrainingError
+from promptkit.files import is_number
 from promptkit.learner import Learner
 from promptkit.tensors import Batch
+from promptkit.training.tensorfile import misfits
 
 log = logging.getLogger("promptkit")
 
@@ -32,7 +35,10 @@ class EpochResult:
     grad_norm: float
     pictures: int
     seconds: float
-    unreadable: list[Unreadable] = field(default_factory=list)
+    left_out: int
+    """Pictures of the epoch that were not readable."""
+    unreadable: Sequence[Unreadable]
+    """Those of them that were met since the run was started or resumed."""
 
 
 @dataclass
@@ -43,9 +49,21 @@ class Position:
     batch: int = 0
     step: int = 0
     pictures: int = 0
+    unreadable: int = 0
     steps_in_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     norms: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming every field that is not sound; a state may hold anything."""
+        counts = ("epoch", "batch", "step", "pictures", "unreadable", "steps_in_epoch")
+        wrong = [name for name in counts if type(getattr(self, name)) is not int or getattr(self, name) < 0]
+        wrong += [] if is_number(self.norms) else ["norms"]
+        wrong += [] if type(self.sums) is dict and all(map(is_number, self.sums.values())) else ["sums"]
+        if not wrong and not (self.steps_in_epoch <= min(self.batch, self.step, self.pictures)):
+            wrong = ["steps_in_epoch"]
+        if wrong:
+            raise ValueError(f"its position has no sound {', '.join(wrong)}")
 
 
 class Trainer:
@@ -97,6 +115,7 @@ class Trainer:
             for loaded in self.batches:
                 at.batch += 1
                 unreadable += loaded.unreadable
+                at.unreadable += len(loaded.unreadable)
                 if loaded.batch is None:
                     continue
                 at.step += 1
@@ -158,6 +177,7 @@ class Trainer:
             at.norms / at.steps_in_epoch,
             pictures,
             seconds,
+            int(distributed.total(at.unreadable)),
             distributed.gather_objects(unreadable),
         )
         self.position = Position(at.epoch + 1, step=at.step)
@@ -166,31 +186,69 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which `load_state` goes on as if nothing had happened. All processes call it."""
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
-        scalars = {}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
-                elif value is not None:
-                    scalars[f"{index}.{name}"] = value
+        optimizer = self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{name}": tensor.detach().cpu() for name, tensor in _tensors(optimizer).items()}
+        scalars = {
+            f"{index}.{name}": value
+            for index, values in optimizer.items()
+            for name, value in values.items()
+            if value is not None and not isinstance(value, Tensor)
+        }
         for process, states in enumerate(distributed.gather_objects([generator_states()])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
         return tensors, {"position": asdict(self.position), "optimizer": scalars}
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Go on from a state. Raises KeyError, ValueError, TypeError or RuntimeError for one that is not of this learner."""
-        learned = {name.removeprefix("learner."): t for name, t in tensors.items() if name.startswith("learner.")}
-        self.learner.load_state_dict(learned)
-        state: dict[int, dict[str, Any]] = {}
-        kept = [(name.removeprefix("optimizer."), t) for name, t in tensors.items() if name.startswith("optimizer.")]
-        for key, value in [*kept, *plain["optimizer"].items()]:
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        """Go on from a state. Raises ValueError, or whatever torch raises, for one that is not of this learner."""
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "generator": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = tensor
+        if wrong := misfits(parts["learner"], self.learner.state_dict()):
+            raise ValueError("; ".join(wrong))
+        if missing := asdict(self.position).keys() - plain["position"].keys():
+            raise ValueError(f"its position has no {', '.join(sorted(missing))}")
         self.position = Position(**plain["position"])
+        if not 1 <= self.position.epoch <= self.settings.epochs:
+            raise ValueError(f"it is in epoch {self.position.epoch} of {self.settings.epochs}")
+        self._load_optimizer({**parts["optimizer"], **plain["optimizer"]})
+        self.learner.load_state_dict(parts["learner"])
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"generator.{distributed.rank()}.cuda"], self.device)
+
+    def _load_optimizer(self, values: Mapping[str, Any]) -> None:
+        """What an optimiser keeps has no declared shape: a step tells, and one from these values has to come out finite."""
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in values.items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
+        if strangers := state.keys() - set(range(len(self.parameters))):
+            raise ValueError(f"there is no parameter {min(strangers)} to optimise")
+        fresh = self.optimizer.state_dict()
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        made, given = _tensors(self.optimizer.state_dict()["state"]), _tensors(state)
+        common = made.keys() & given.keys()
+        if wrong := misfits({name: given[name] for name in common}, {name: made[name] for name in common}):
+            raise ValueError(f"the optimiser's {'; '.join(wrong)}")
+        self.optimizer.load_state_dict({**fresh, "state": deepcopy(state)})
+        self.optimizer.step()
+        if not all(parameter.isfinite().all() for parameter in self.parameters):
+            raise ValueError("the optimiser would make parameters that are not finite")
+        self.optimizer.zero_grad()
+        self.optimizer.load_state_dict({**fresh, "state": state})
+
+
+def _tensors(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """An optimiser's tensors by parameter and name."""
+    return {
+        f"{index}.{name}": value
+        for index, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def generator_states() -> dict[str, Tensor]:
