@@ -10,9 +10,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from promptkit import distributed
-from promptkit.data.features import Reads, Source, banks
+from promptkit.data.features import banks
 from promptkit.data.layouts import Dataset, Item
 from promptkit.data.loading import MAX_PIXELS, Unreadable, worker_death_explained
+from promptkit.data.sources import Reads, Source
 from promptkit.errors import DataError, OutputError
 from promptkit.evaluation.metrics import Scores, scores, verdicts
 from promptkit.learner import Learner

@@ -14,10 +14,11 @@ from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.config import DataSettings, RunConfig
-from promptkit.data.features import BankedBatches, Reads, Source, banks
+from promptkit.data.features import BankedBatches, banks
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, Loader, Unreadable, train_loader, worker_death_explained
 from promptkit.data.opening import open_dataset
+from promptkit.data.sources import Reads, Source
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate

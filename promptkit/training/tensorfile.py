@@ -25,7 +25,7 @@ _TEXT, _CHECKSUM = "promptkit", "sha256"
 
 
 def pack(tensors: Mapping[str, Tensor], text: str) -> bytes:
-    """The content of a file with tensors and a text; the same for the same arguments."""
+    """The content of a file with tensors and a text."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return save(tensors, {_TEXT: text, _CHECKSUM: checksum(tensors, text)})
 

@@ -1,10 +1,12 @@
-"""Files that are damaged in every way, and a process with little memory and time to read them in."""
+"""Files that are damaged in every way, a process with little memory and time to read them in, and one that forks runs."""
 
 import json
+import os
 import random
 import struct
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,3 +170,46 @@ def stopped(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert train("coop", "--out", "run", "--set", "train.optimizer=adamw").status == 130
     assert (tmp_path / "run/state.safetensors").exists()
     return tmp_path / "run"
+
+
+# Forks a warm process for every training, so that twenty of them take seconds. No thread has started before a fork.
+DRIVER = """
+import os, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+import promptkit.cli, promptkit.training.run, promptkit.testing, open_clip, albumentations
+from promptkit.registry import installed
+installed()
+
+def start(words, quiet=True):
+    child = os.fork()
+    if child:
+        return child
+    if quiet:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+    sys.argv = ["promptkit", *words]
+    try:
+        promptkit.cli.main()
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+
+def finish(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.fixture
+def drive() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code after DRIVER."""
+
+    def run(code: str, *words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", DRIVER + textwrap.dedent(code), *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+
+    return run

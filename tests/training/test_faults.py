@@ -99,7 +99,7 @@ def test_no_room_for_a_checkpoint_leaves_the_old_one(
 
     def full(file: int) -> None:
         synced.append(file)
-        if len(synced) > 4:  # settings, log, the first epochs
+        if len(synced) > 5:  # settings, log, state and learner of the first epoch, the next state
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(file)
 
@@ -120,16 +120,10 @@ def replaced_by_a_file(run: Path) -> None:
     run.write_text("")
 
 
-def read_only(run: Path) -> None:
-    run.chmod(0o555)
-
-
-@pytest.mark.parametrize("spoil", [deleted, replaced_by_a_file, read_only], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("spoil", [deleted, replaced_by_a_file], ids=lambda spoil: spoil.__name__)
 def test_a_folder_that_can_no_longer_be_written(
     spoil: Callable[[Path], None], train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if spoil is read_only and os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
     save = RunFolder.save
 
     def save_and_spoil(folder: RunFolder, *arguments: Any) -> None:
@@ -139,11 +133,10 @@ def test_a_folder_that_can_no_longer_be_written(
     monkeypatch.setattr(RunFolder, "save", save_and_spoil)
     done = train("coop", "--out", "run")
     assert done.status == 2
-    said = re.search(r"error: run\S* can't be written: (No such file|Not a directory|Permission denied)", done.err)
+    said = re.search(r"error: run\S* can't be written: (No such file|Not a directory)", done.err)
     assert said, done.err
     for left in (tmp_path / "run", tmp_path / "moved"):
         if left.is_dir():
-            left.chmod(0o755)
             assert is_whole(left)
 
 

@@ -1,11 +1,8 @@
 """A run that is stopped, however, goes on as if it had not been: bit for bit on a CPU."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 from safetensors import safe_open
 
 Command = Callable[..., "Finished"]
+Drive = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def learned(run: Path) -> dict[str, bytes]:
@@ -26,46 +24,10 @@ def log(run: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-# Forks a warm process for every training, so that twenty of them take seconds. No thread has started before a fork.
-DRIVER = """
-import os, random, signal, sys, time
-import torch
-torch.set_num_threads(1)
-import promptkit.cli, promptkit.training.run, promptkit.testing, open_clip, albumentations
-from promptkit.registry import installed
-installed()
-
-def start(words, quiet=True):
-    child = os.fork()
-    if child:
-        return child
-    if quiet:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-    sys.argv = ["promptkit", *words]
-    try:
-        promptkit.cli.main()
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-
-def finish(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-"""
-
-
-def drive(code: str, *words: object) -> subprocess.CompletedProcess[str]:
-    script = DRIVER + textwrap.dedent(code)
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    )
-
-
 @pytest.mark.parametrize(("kills", "bank"), [(20, 0), (6, 2)])
-def test_kills_at_any_moment_change_nothing(kills: int, bank: int, pictures: Path, tmp_path: Path) -> None:
+def test_kills_at_any_moment_change_nothing(
+    kills: int, bank: int, drive: Drive, pictures: Path, tmp_path: Path
+) -> None:
     """With a bank, its writing can be killed too: every run has a cache of its own."""
     done = drive(
         """
