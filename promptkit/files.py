@@ -39,8 +39,8 @@ def is_number(value: object) -> bool:
 
 
 @contextlib.contextmanager
-def writing(path: Path, hint: str) -> Iterator[None]:
-    """Raises OutputError, naming the file, where the system refuses."""
+def writing(path: Path | str, hint: str) -> Iterator[None]:
+    """Raises OutputError, naming the file, or what `path` says, where the system refuses."""
     try:
         yield
     except OSError as error:

@@ -40,7 +40,7 @@ class Trackers:
 
             PartialState()  # the trackers ask it whether this is the first process
         for tracker in self.open:
-            with self._writing():
+            with self._writing(tracker):
                 tracker.start()
                 tracker.store_init_configuration(self.settings)
         return self
@@ -49,13 +49,13 @@ class Trackers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for tracker in self.open:
-            with self._writing():
+            with self._writing(tracker):
                 tracker.finish()
 
     def log(self, figures: Mapping[str, float], epoch: int) -> None:
         for tracker in self.open:
-            with self._writing():
+            with self._writing(tracker):
                 tracker.log(dict(figures), step=epoch)
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return writing(self.folder, "choose another --out, make room, or train without --log")
+    def _writing(self, tracker: Any) -> AbstractContextManager[None]:
+        return writing(f"what {tracker.name} keeps in {self.folder}", "make room, or train without --log")
