@@ -158,15 +158,18 @@ def read_bank(path: Path, lead: tuple[int, int, int]) -> BankContent:
         raise
     except Exception as error:  # torch has its own errors for types and shapes that it doesn't know
         raise DamagedBankError(str(error)) from None
-    sound = readable.dtype == torch.uint8 and readable.shape == lead[2:] and isinstance(reasons, list)
-    sound &= all(tensor.dtype == torch.float32 and tensor.shape[:3] == lead for tensor in tensors.values())
-    names = {"pooled", "patches", *(f"taps.{i}" for i in range(len(tensors)))}
-    taps = sorted(int(name[5:]) for name in tensors.keys() & names if name.startswith("taps."))
-    sound &= tensors.keys() <= names and taps == list(range(len(taps))) and (not tensors or "pooled" in tensors)
-    sound &= all(isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in reasons)
-    if not sound:
+    taps = [name for name in tensors if name not in ("pooled", "patches")]
+    if not (
+        readable.dtype == torch.uint8
+        and readable.shape == lead[2:]
+        and all(tensor.dtype == torch.float32 and tensor.shape[:3] == lead for tensor in tensors.values())
+        and set(taps) == {f"taps.{i}" for i in range(len(taps))}
+        and ("pooled" in tensors or not tensors)
+        and isinstance(reasons, list)
+        and all(isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in reasons)
+    ):
         raise DamagedBankError("it holds something else than its name says")
-    return BankContent(tensors, readable.bool(), [tuple(pair) for pair in reasons])
+    return BankContent(tensors, readable.bool(), [(path, reason) for path, reason in reasons])
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from promptkit.data.bankfile import SUFFIX, BankContent, BankWriter, DamagedBankError, Field, in_words, read_bank
 from promptkit.data.layouts import Item
-from promptkit.data.loading import EpochSampler, Loaded, Unreadable, share
+from promptkit.data.loading import EpochSampler, Loaded, share
+from promptkit.data.pictures import Unreadable
 from promptkit.data.sources import Reads, Source, bank_key
 from promptkit.errors import DataError
 from promptkit.tensors import Batch, ImageFeatures

@@ -19,7 +19,8 @@ from torch import Tensor
 from promptkit.backbones.base import Backbone, ImageSpec, Taps
 from promptkit.components import Views
 from promptkit.data.layouts import Item
-from promptkit.data.loading import MAX_PIXELS, Loader, eval_loader, train_loader
+from promptkit.data.loading import Loader, eval_loader, train_loader
+from promptkit.data.pictures import MAX_PIXELS
 from promptkit.learner import Learner
 from promptkit.tensors import ImageFeatures
 
@@ -45,6 +46,11 @@ class Reads:
         if own or learner.prompts.vision() is not None or (taps and _code(taps.reduce) is None):
             return None
         return Reads(learner.scene.backbone, taps, learner.reads_patches)
+
+    @property
+    def demand(self) -> int:
+        """What serves all is among those that ask for most."""
+        return (self.taps is not None) + self.patches
 
     def serves(self, other: "Reads") -> bool:
         """Does this hold all that `other` asks for?"""

@@ -16,8 +16,9 @@ from promptkit.build import build_learner, build_views, load_backbone, pick_devi
 from promptkit.config import DataSettings, RunConfig
 from promptkit.data.features import BankedBatches, banks
 from promptkit.data.layouts import Dataset
-from promptkit.data.loading import Batches, Loader, Unreadable, train_loader, worker_death_explained
+from promptkit.data.loading import Batches, Loader, train_loader, worker_death_explained
 from promptkit.data.opening import open_dataset
+from promptkit.data.pictures import Unreadable
 from promptkit.data.sources import Reads, Source
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from promptkit import distributed
 from promptkit.config import TrainSettings
-from promptkit.data.loading import Batches, Unreadable
-from promptkit.errors import ConfigError, TrainingError
+from promptkit.data.loading import Batches
+from promptkit.data.pictures import Unreadable
+from promptkit.errors import ConfigError, DataError, TrainingError
 from promptkit.files import is_number
 from promptkit.learner import Learner
 from promptkit.tensors import Batch
@@ -100,7 +101,8 @@ class Trainer:
         """Train from `position` to the end, and yield after every epoch.
 
         `on_step` hears the loss terms of each batch and its number of pictures in this process. Raises TrainingError when
-        a loss term is not finite, before it reaches any parameter.
+        a loss term is not finite, before it reaches any parameter; DataError for an unreadable picture where there are
+        several processes.
         """
         learner, settings = self.learner, self.settings
         while self.position.epoch <= settings.epochs:
@@ -114,6 +116,12 @@ class Trainer:
 
             for loaded in self.batches:
                 at.batch += 1
+                if loaded.unreadable and distributed.processes() > 1:
+                    first = loaded.unreadable[0]
+                    raise DataError(
+                        f"{first.path} can't be read: {first.reason}",
+                        "several processes have equal shares of a batch: remove the picture, or train in one process",
+                    )
                 unreadable += loaded.unreadable
                 at.unreadable += len(loaded.unreadable)
                 if loaded.batch is None:

@@ -18,7 +18,7 @@ from promptkit.config import MAX_RUN_FILE, read_run_file, resolve
 from promptkit.errors import PromptkitError
 from promptkit.files import plain_json
 from promptkit.registry import installed
-from promptkit.training import tensorfile
+from promptkit.training import state, tensorfile
 from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS, load_run, read_metadata, read_tensors
 from promptkit.training.listing import list_runs
 from promptkit.training.tensorfile import pack, read_text
@@ -234,6 +234,21 @@ def test_any_metadata_is_read_or_refused(text: str) -> None:
             metadata = read_metadata(Path(folder))
             assert type(metadata.epoch) is int
             assert all(type(name) is str for name in metadata.classnames)
+
+
+parts = st.sampled_from(["position", "optimizer", "settings", "data"])
+
+
+@given(st.one_of(json_values, st.dictionaries(parts, json_values)).map(json.dumps) | st.text(max_size=50))
+def test_any_state_is_read_or_refused(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / STATE
+        path.write_bytes(pack({}, text.encode(errors="replace").decode()))
+        with contextlib.suppress(PromptkitError):
+            _, plain = state.read(path)
+            assert {name: type(part) for name, part in plain.items()}.items() >= state._PARTS.items()
 
 
 toml_lines = st.sampled_from(
