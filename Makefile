@@ -5,15 +5,10 @@ READY := .venv/.ready
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: demo test bench check setup clean
+.PHONY: demo test bench check docs setup clean
 
 demo: $(READY)
-	$(BIN)/python examples/pictures.py runs/demo/pictures
-	$(BIN)/promptkit train gopro --data runs/demo/pictures --domains photo --backbone tiny --weights none \
-	    --shots 8 --epochs 5 --batch-size 8 --seed 1 --out runs/demo/gopro --force
-	$(BIN)/promptkit train zeroshot --data runs/demo/pictures --domains photo --backbone tiny --weights none \
-	    --out runs/demo/zeroshot --force
-	$(BIN)/promptkit eval runs/demo/gopro runs/demo/zeroshot --data runs/demo/pictures
+	$(BIN)/promptkit demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -26,6 +21,9 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt plugins/coop/pyproject.toml plugins/gopro/pyproject.toml
@@ -37,4 +35,4 @@ $(READY): pyproject.toml constraints.txt plugins/coop/pyproject.toml plugins/gop
 	@touch $@
 
 clean:
-	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,14 +13,14 @@ from promptkit.learner import Learner
 from promptkit.tensors import Batch, ClassTokens
 
 
-def encode_text(backbone: OpenClipBackbone, context: Tensor, classes: ClassTokens) -> Tensor:
-    """One context (M W) before every class name, all of them in full length: (C D)."""
+def encode_text(backbone: OpenClipBackbone, context: Tensor, classes: ClassTokens, length: int | None = None) -> Tensor:
+    """One context (M W) before every class name, all of them in full length, or cut to `length` tokens: (C D)."""
     clip = backbone.model
-    embedded = clip.token_embedding(classes.ids)
+    embedded = clip.token_embedding(classes.ids[:, :length])
     n_ctx = len(context)
     context = context.expand(len(embedded), -1, -1)
-    x = torch.cat([embedded[:, :1], context, embedded[:, 1 + n_ctx :]], dim=1) + clip.positional_embedding
-    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
+    x = torch.cat([embedded[:, :1], context, embedded[:, 1 + n_ctx :]], dim=1) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
     ends = classes.ids.scatter(1, classes.slots, 0).argmax(-1)
     return F.normalize(x[torch.arange(len(x)), ends] @ clip.text_projection, dim=-1)
 

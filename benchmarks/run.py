@@ -7,7 +7,6 @@ compared: a difference beyond the tolerance ends the run. Times are the best of 
 
 import argparse
 import ctypes
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 import plain
 import torch
-from open_clip import IMAGENET_CLASSNAMES
+from measuring import best, check, classnames, learner_for, ratios, report
+from text_tower import text
 
 from promptkit.backbones.base import Backbone
 from promptkit.backbones.prompt_encoder import PromptEncoder
@@ -28,119 +28,13 @@ from promptkit.build import build_learner, build_views, load_backbone
 from promptkit.config import resolve
 from promptkit.learner import Learner
 from promptkit.registry import installed
-from promptkit.tensors import Batch, TextPrompts
-
-FEATURES, GRADIENTS = 1e-5, 1e-4
-"""Tolerances, relative to the largest entry; after twelve blocks in float32."""
-
-
-CALTECH = """
-    accordion, airplane, anchor, ant, barrel, bass, beaver, binocular, bonsai, brain, brontosaurus, buddha,
-    butterfly, camera, cannon, car side, ceiling fan, cellphone, chair, chandelier, cougar body, cougar face, crab,
-    crayfish, crocodile, crocodile head, cup, dalmatian, dollar bill, dolphin, dragonfly, electric guitar, elephant,
-    emu, euphonium, ewer, face, ferry, flamingo, flamingo head, garfield, gerenuk, gramophone, grand piano,
-    hawksbill, headphone, hedgehog, helicopter, ibis, inline skate
-"""
-
-
-def classnames(n: int) -> list[str]:
-    """Of the first 50 names of Caltech-101; ImageNet's, spread evenly, where more are asked for."""
-    if n <= 50:
-        return [name.strip() for name in CALTECH.split(",")][:n]
-    return list(IMAGENET_CLASSNAMES[:: 1000 // n][:n])
-
-
-def learner_for(recipe: str, options: argparse.Namespace, classes: int) -> Learner:
-    flags = {"backbone.name": options.backbone, "backbone.weights": "none"}
-    config = resolve(installed(), recipe, flags=flags)
-    backbone = load_backbone(config.backbone, installed())
-    return build_learner(config, installed(), backbone, tuple(classnames(classes))).train()
+from promptkit.tensors import Batch
 
 
 def random_batch(learner: Learner, views: tuple[str, ...], size: int) -> Batch:
     height, width = learner.scene.backbone.image.size
     label = torch.arange(size) % len(learner.classnames)
     return Batch({name: torch.randn(size, 3, height, width) for name in views}, label)
-
-
-def best(sides: dict[str, Callable[[], Any]], repeats: dict[str, int]) -> dict[str, tuple[float, float]]:
-    """CPU and wall seconds of each side, the best of its repeats, in turns."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for number in range(max(repeats.values())):
-        for name, side in sides.items():
-            if number < repeats[name]:
-                cpu, wall = time.process_time(), time.perf_counter()
-                side()
-                times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    return {name: (min(t[0] for t in taken), min(t[1] for t in taken)) for name, taken in times.items()}
-
-
-def check(name: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -> float:
-    off = ((one - other).abs().max() / other.abs().max().clamp(min=1e-12)).item()
-    if not off <= tolerance:
-        raise SystemExit(f"{name}: the two sides differ by {off:.1e}, more than {tolerance:.0e}")
-    return off
-
-
-def report(table: str, **row: Any) -> None:
-    print(
-        json.dumps({"table": table, **{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}}),
-        flush=True,
-    )
-
-
-def ratios(times: dict[str, tuple[float, float]], base: str) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for name, (cpu, wall) in times.items():
-        row |= {f"{name} cpu s": cpu, f"{name} wall s": wall}
-        if name != base:
-            row |= {f"{name} times (cpu)": times[base][0] / cpu, f"{name} times (wall)": times[base][1] / wall}
-    return row
-
-
-def text(options: argparse.Namespace) -> None:
-    """(a), (f): text tower, forward and backward to the contexts."""
-    backbone: Any = learner_for("coop", options, 2).scene.backbone
-    peak = matmul_rate(256 if options.quick else 2048)
-    grid = [(2, 3, 4)] if options.quick else [(1, 10, 4), (1, 50, 4), (1, 50, 16), (1, 100, 4), (4, 10, 4), (4, 50, 4)]
-    for images, n_classes, n_ctx in grid:
-        text_row(backbone, images, n_classes, n_ctx, peak)
-
-
-def text_row(backbone: Any, images: int, n_classes: int, n_ctx: int, peak: float) -> None:
-    classes = backbone.class_tokens(classnames(n_classes), n_ctx)
-    context = (0.02 * torch.randn(images, n_ctx, backbone.text_width)).requires_grad_()
-    weight = torch.randn(images, n_classes, backbone.joint_width)
-    kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def loop() -> None:  # the published code: one picture after the other; here each with its own backward
-        features, gradients = [], []
-        for one, w in zip(context, weight, strict=True):
-            out = plain.encode_text(backbone, one, classes)
-            gradients.append(torch.autograd.grad((out * w).sum(), context)[0])
-            features.append(out.detach())
-        kept["plain"] = torch.stack(features), torch.stack(gradients).sum(0)
-
-    def packed() -> None:
-        out = backbone.encode_text(TextPrompts(context[:, None, None]), classes)[:, :, 0]
-        kept["packed"] = out.detach(), torch.autograd.grad((out * weight).sum(), context)[0]
-
-    packed()  # constants are computed once
-    times = best({"plain": loop, "packed": packed}, {"plain": 1 if images * n_classes > 100 else 2, "packed": 4})
-    off = check("features", kept["packed"][0], kept["plain"][0], FEATURES)
-    off_grad = check("gradients", kept["packed"][1], kept["plain"][1], GRADIENTS)
-    layout = backbone.encoder._layout(classes, range(n_classes), False, torch.device("cpu"))
-    block = sum(p.numel() for p in backbone.text_tower.blocks[0].parameters() if p.ndim == 2)
-    flops = 4 * images * layout.tokens * block * backbone.text_depth  # forward, and backward to the inputs
-    share = flops / times["packed"][1] / peak
-    row = {"B": images, "C": n_classes, "M": n_ctx, **ratios(times, "plain")}
-    report("text", **row, features_off=f"{off:.1e}", gradients_off=f"{off_grad:.1e}", share_of_matmul=share)
-
-
-def matmul_rate(n: int) -> float:
-    """FLOP/s of a square float32 matmul, the best of five."""
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    return 2 * n**3 / best({"": lambda: a @ b}, {"": 5})[""][1]
 
 
 def sides_of(

@@ -91,9 +91,17 @@ def load_tiny(weights: str) -> Backbone:
     return tiny.load_tiny(weights)
 
 
+def load_demo(weights: str) -> Backbone:
+    """A small CLIP that was trained on the pictures of `promptkit demo-data`. It has one set of weights."""
+    from promptkit.demo import backbone
+
+    return backbone.load_demo_clip(weights)
+
+
 @hookimpl
 def register_backbones(register: RegisterBackbone) -> None:
     register("tiny", load_tiny)
+    register("demo", load_demo)
 
 
 @hookimpl

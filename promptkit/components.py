@@ -139,9 +139,11 @@ class Projector(nn.Module):
         self.scene = scene
 
     def image(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """Image features in the space to compare in; of unit norm where logits are made of them."""
         return features
 
     def text(self, features: Float[Tensor, "#B C K D"]) -> Float[Tensor, "#B C K E"]:
+        """Text features in the space to compare in; of unit norm where logits are made of them."""
         return features
 
 
@@ -222,4 +224,5 @@ class Loss(nn.Module, ABC):
         return ()
 
     @abstractmethod
-    def forward(self, outputs: Outputs) -> dict[str, Tensor]: ...
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        """The terms by name: scalars, weighted already."""

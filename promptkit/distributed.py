@@ -25,10 +25,12 @@ def start(device: str) -> torch.device | None:
 
 
 def processes() -> int:
+    """How many processes share the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """This process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

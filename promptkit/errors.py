@@ -1,15 +1,18 @@
 """Everything promptkit raises on purpose.
 
-PromptkitError                a message, and at most one hint: the next step
-├── UnknownNameError          a recipe, component, slot, option or class that nobody offers
-├── ConfigError               a setting of the wrong type, or settings that contradict each other
-├── PluginError               a plugin that breaks its contract
-├── BackboneError             weights that can't be had, a tower that prompts can't be spliced into
-├── DataError                 a folder, manifest or picture that can't be used
-├── CheckpointError           a run that is missing, damaged, or made for another backbone
-├── WorkerError               a process that prepared pictures and died
-├── OutputError               a place that can't be written
-└── TrainingError             a run that can't go on, such as a loss that is not finite
+    PromptkitError                a message, and at most one hint: the next step
+    ├── UnknownNameError          a recipe, component, slot, option or class that nobody offers
+    ├── ConfigError               a setting of the wrong type, or settings that contradict each other
+    ├── PluginError               a plugin that breaks its contract
+    ├── BackboneError             weights that can't be had, a tower that prompts can't be spliced into
+    ├── DataError                 a folder, manifest or picture that can't be used
+    ├── CheckpointError           a run that is missing, damaged, or made for another backbone
+    ├── WorkerError               a process that prepared pictures and died
+    ├── OutputError               a place that can't be written
+    ├── InstallError              what pip could not do
+    └── TrainingError             a run that can't go on, such as a loss that is not finite
+
+On the command line each is one message with its hint on stderr, and exit status 2; `--debug` shows the trace.
 """
 
 from collections.abc import Iterable
@@ -64,6 +67,10 @@ class WorkerError(PromptkitError):
 
 
 class OutputError(PromptkitError):
+    pass
+
+
+class InstallError(PromptkitError):
     pass
 
 

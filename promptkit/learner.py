@@ -96,13 +96,16 @@ class Learner(nn.Module):
     # What a learner is made of, step by step.
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H Wd"]) -> ImageFeatures:
+        """Run the image tower under the generator's prompts, with its taps."""
         return self.scene.backbone.encode_image(pixels, self.prompts.vision(), self.prompts.taps(), self.reads_patches)
 
     def encode_text(self, features: ImageFeatures | None) -> Float[Tensor, "#B C K D"]:
+        """Unit-norm text features of the current classes."""
         text = self.prompts.encode(features, self.classes)
         return text if self.class_rows is None else text[:, self.class_rows]
 
     def view(self, features: ImageFeatures, text: Float[Tensor, "#B C K D"]) -> View:
+        """A view's features, and what the projector makes of them."""
         return View(
             image=features.pooled,
             text=text,

@@ -23,6 +23,7 @@ from promptkit.components import Loss, Projector, PromptGenerator, Views
 from promptkit.data.catalog import NamedDataset
 from promptkit.errors import PluginError, UnknownNameError
 from promptkit.learner import Recipe
+from promptkit.published import PACKAGES
 
 KINDS: dict[str, str] = {
     "recipe": "register_recipes",
@@ -34,14 +35,6 @@ KINDS: dict[str, str] = {
     "dataset": "register_datasets",
 }
 """Every kind of thing a plugin can offer, and its hook."""
-
-PUBLISHED = {
-    "coop": "promptkit-coop",
-    "cocoop": "promptkit-coop",
-    "gopro": "promptkit-gopro",
-    "gopro-reference": "promptkit-gopro",
-}
-"""Names people ask for before they have installed the package that offers them."""
 
 _BASES: dict[str, type] = {"prompts": PromptGenerator, "projector": Projector, "views": Views, "loss": Loss}
 
@@ -99,10 +92,10 @@ class Registry:
     def unknown(self, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
         """The error for a name that is not installed: which package offers it, and which plugins failed to load."""
         known = sorted(known)
-        package = PUBLISHED.get(name)
+        package = PACKAGES.get(name)
         hint = f"installed: {', '.join(known)}"
         if package:
-            hint = f"{name!r} comes with {package}: pip install {package}"
+            hint = f"{name!r} comes with {package}: promptkit install {package}"
         if self.broken:
             count = "One plugin" if len(self.broken) == 1 else f"{len(self.broken)} plugins"
             causes = "; ".join(f"{plugin.package} ({plugin.cause})" for plugin in self.broken)

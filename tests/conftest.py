@@ -1,4 +1,7 @@
+import os
+import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +58,43 @@ def promptkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return Finished(int(exit_.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@dataclass
+class Environment:
+    """A virtual environment of its own. It sees the packages of the running one, but neither what is installed there in
+    editable form nor PYTHONPATH: a .pth file adds folders, and the .pth files in those are not read."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        venv.create(self.folder, with_pip=False)
+        self.add(*(path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")))
+
+    @property
+    def packages(self) -> Path:
+        (found,) = self.folder.glob("lib/python*/site-packages")
+        return found
+
+    def add(self, *paths: str | Path) -> None:
+        with (self.packages / "outer.pth").open("a") as file:
+            file.writelines(f"{path}\n" for path in paths)
+
+    def python(self, *words: object, cwd: Path, **variables: str) -> Finished:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = subprocess.run(
+            [self.folder / "bin/python", "-P", *map(str, words)],
+            cwd=cwd,
+            env=kept | {"NO_ALBUMENTATIONS_UPDATE": "1"} | variables,
+            capture_output=True,
+            text=True,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="session")

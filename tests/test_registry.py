@@ -148,7 +148,7 @@ def test_a_published_learner_that_is_not_installed_is_offered_by_its_package(mon
     monkeypatch.setenv("PROMPTKIT_PLUGINS", "coop")
     with pytest.raises(UnknownNameError) as caught:
         discover().get("recipe", "gopro")
-    assert caught.value.hint == "'gopro' comes with promptkit-gopro: pip install promptkit-gopro"
+    assert caught.value.hint == "'gopro' comes with promptkit-gopro: promptkit install promptkit-gopro"
 
 
 class Plugin:

@@ -117,7 +117,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def class_tokens(self, names: Sequence[str], n_ctx: int, position: Position = "end") -> ClassTokens:
-        """Tokenise "<n_ctx places> name." with the name at the end, in the middle or at the front.
+        """Tokenise `<n_ctx places> name.` with the name at the end, in the middle or at the front.
 
         Raises BackboneError, naming the class, when name and context don't fit the tower's context length.
         """

@@ -4,32 +4,60 @@ import logging
 import os
 import sys
 import time
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from promptkit.cli import cache, check, data, demo, evaluate, new, plugins, runs, train
+import promptkit
+from promptkit.cli import bench, cache, check, data, demo, evaluate, install, new, plugins, runs, table, train
 from promptkit.cli.console import RANK
 from promptkit.errors import PromptkitError
 
 app = typer.Typer(
-    help="Train and evaluate CLIP prompt learners on your own pictures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("train", no_args_is_help=True)(train.train)
-app.command("eval", no_args_is_help=True)(evaluate.evaluate)
-app.command("runs")(runs.runs)
-app.command("data", no_args_is_help=True)(data.data)
-app.command("list")(plugins.list_)
-app.command("demo-data", no_args_is_help=True)(demo.demo_data)
-app.command("show", no_args_is_help=True)(plugins.show)
-app.command("check", no_args_is_help=True)(check.check)
-app.command("new", no_args_is_help=True)(new.new)
-app.add_typer(cache.app, name="cache")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"promptkit {promptkit.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train and evaluate CLIP prompt learners on your own pictures."""
+
+
+RUNS, PICTURES, PLUGINS = "Runs", "Pictures", "Plugins"
+"""The panels of the help."""
+
+app.command("demo", rich_help_panel=RUNS)(demo.demo)
+app.command("train", no_args_is_help=True, rich_help_panel=RUNS)(train.train)
+app.command("eval", no_args_is_help=True, rich_help_panel=RUNS)(evaluate.evaluate)
+app.command("bench", no_args_is_help=True, rich_help_panel=RUNS)(bench.bench)
+app.command("table", no_args_is_help=True, rich_help_panel=RUNS)(table.table)
+app.command("runs", rich_help_panel=RUNS)(runs.runs)
+app.command("data", no_args_is_help=True, rich_help_panel=PICTURES)(data.data)
+app.command("demo-data", no_args_is_help=True, rich_help_panel=PICTURES)(demo.demo_data)
+app.add_typer(cache.app, name="cache", rich_help_panel=PICTURES)
+app.command("list", rich_help_panel=PLUGINS)(plugins.list_)
+app.command("show", no_args_is_help=True, rich_help_panel=PLUGINS)(plugins.show)
+app.command("install", no_args_is_help=True, context_settings=install.PASSES_ON, rich_help_panel=PLUGINS)(
+    install.install
+)
+app.command("uninstall", no_args_is_help=True, rich_help_panel=PLUGINS)(install.uninstall)
+app.command("new", no_args_is_help=True, rich_help_panel=PLUGINS)(new.new)
+app.command("check", no_args_is_help=True, rich_help_panel=PLUGINS)(check.check)
 
 INTERRUPTED = 130
 """The shell's exit status of a program that Ctrl-C ended."""

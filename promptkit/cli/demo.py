@@ -1,11 +1,61 @@
-"""`promptkit demo-data`"""
+"""`promptkit demo` and `promptkit demo-data`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from promptkit.cli import options
+
+if TYPE_CHECKING:
+    from promptkit.bench.plan import Training
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the runs.")] = Path("runs/demo"),
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "1,2,3",
+    debug: options.Debug = False,
+) -> None:
+    """Compare learned prompts with hand-made ones on drawn pictures: a few minutes, and nothing to download.
+
+    Pictures and runs that are there already stay; when it was stopped, it goes on where it was.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from promptkit.cli.console import console
+    from promptkit.demo.comparison import PICTURES, SHOTS, SOURCE, Comparison
+    from promptkit.demo.findings import sentences, table
+    from promptkit.registry import installed
+
+    terminal = console()
+    comparison = Comparison(out, options.numbers("--seeds", seeds), installed())
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("drawing", total=PICTURES)
+        comparison.draw(lambda: progress.advance(task))
+    plan = comparison.plan()
+    terminal.print(
+        f"{PICTURES} drawn pictures in {comparison.pictures}; {len(plan.trainings)} runs, each on {SHOTS} pictures of "
+        f"every base class in the domain {SOURCE!r}",
+        soft_wrap=True,
+    )
+
+    def on_trained(training: "Training", seconds: float) -> None:
+        terminal.print(f"{training.config.recipe}, seed {training.config.train.seed}: trained in {seconds:.0f} s")
+
+    try:
+        comparison.run(plan, terminal, on_trained)
+    except KeyboardInterrupt:
+        terminal.print(f"stopped; the same command goes on with what {out} holds", soft_wrap=True)
+        raise typer.Exit(130) from None
+    figures = comparison.figures()
+    terminal.print(table(figures))
+    for sentence in sentences(figures):
+        terminal.print(f"- {sentence}", soft_wrap=True)
+    terminal.print(
+        f"next: promptkit table {comparison.runs}; and on pictures of your own: promptkit train gopro --data FOLDER",
+        soft_wrap=True,
+    )
 
 
 def demo_data(

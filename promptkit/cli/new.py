@@ -15,11 +15,18 @@ def new(
     debug: options.Debug = False,
 ) -> None:
     """Make a package with a learner that works at once, to write your own from."""
+    from shlex import quote
+
     from promptkit.cli.console import console
 
     folder = make_package(name, into)
+    learner = folder.name.removeprefix("promptkit-")
+    # pip takes a bare name for a package of the index.
+    path = folder if folder.parent.name or folder.is_absolute() else f"./{folder}"
     console().print(
-        f"made {folder}; next: promptkit install {folder}, then promptkit check {name}", soft_wrap=True, markup=False
+        f"made {folder}; next: promptkit install --editable {quote(str(path))}, then promptkit check {learner}",
+        soft_wrap=True,
+        markup=False,
     )
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from promptkit.errors import ConfigError
+
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -69,3 +71,16 @@ Cache = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at an unreadable picture instead of counting it.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show traces and debug lines.")]
+
+
+def names(text: str) -> list[str]:
+    """What a comma-separated list holds."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Raises ConfigError for a list that holds anything but whole numbers."""
+    found = names(text)
+    if not found or not all(name.isdecimal() for name in found):
+        raise ConfigError(f"{option} {text}: expected whole numbers", f"such as: {option} 1,2,3")
+    return [int(name) for name in found]

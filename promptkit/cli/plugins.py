@@ -1,6 +1,6 @@
 """`promptkit list` and `promptkit show`"""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,9 @@ from promptkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+    from promptkit.config import OptionField, RunConfig
     from promptkit.registry import Entry, Registry
 
 
@@ -63,9 +65,8 @@ def find(registry: "Registry", name: str) -> "list[Entry]":
 
 def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    from promptkit.config import COMPONENT_SLOTS, option_fields, resolve
+    from promptkit.config import option_fields, resolve
 
     console.print(
         f"[bold]{entry.kind} {entry.name}[/]  {escape(entry.summary)}  ({entry.package} {entry.version})",
@@ -74,20 +75,49 @@ def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> Non
     if entry.kind == "recipe":
         if entry.value.paper:
             console.print(f"paper: {escape(entry.value.paper)}", soft_wrap=True)
-        config = resolve(registry, entry.name)
-        table = Table("setting", "value", box=None)
-        for slot, values in config.to_tables().items():
-            if isinstance(values, dict):
-                for key, value in values.items():
-                    setting = slot if key == "name" and slot in COMPONENT_SLOTS else f"{slot}.{key}"
-                    table.add_row(setting, escape(str(value)))
-        console.print(table)
+        _show_settings(console, registry, resolve(registry, entry.name))
     elif hasattr(entry.value, "Options") and (fields := option_fields(entry.value.Options)):
-        table = Table("option", "type", "default", "help", box=None)
+        table = _options_table("option")
         for option in fields:
-            table.add_row(option.name, escape(option.type_name), escape(str(option.default)), escape(option.help))
+            _add_option(table, option.name, option, option.default)
         console.print(table)
     console.print()
+
+
+def _show_settings(console: "Console", registry: "Registry", config: "RunConfig") -> None:
+    """What --set takes: each slot with its component and the package it is from, then the slot's settings."""
+    from rich.markup import escape
+
+    from promptkit import __version__
+    from promptkit.config import option_fields
+
+    table = _options_table("setting")
+    for slot, component in config.components.items():
+        entry = registry.entry(slot, component.name)
+        origin = f"{escape(entry.summary)}\nfrom {entry.package} {entry.version}"
+        table.add_row(f"[bold]{slot}[/]", "component", component.name, origin)
+        for option in option_fields(type(component.options)):
+            _add_option(table, f"{slot}.{option.name}", option, getattr(component.options, option.name))
+        table.add_row()
+    for slot, settings in (("data", config.data), ("backbone", config.backbone), ("train", config.train)):
+        table.add_row(f"[bold]{slot}[/]", "", "", f"from promptkit {__version__}")
+        for option in option_fields(type(settings)):
+            _add_option(table, f"{slot}.{option.name}", option, getattr(settings, option.name))
+        table.add_row()
+    console.print(table)
+
+
+def _options_table(what: str) -> "Table":
+    from rich.table import Column, Table
+
+    fold: Any = {"overflow": "fold"}
+    return Table(Column(what, no_wrap=True), Column("type", **fold), Column("default", **fold), "help", box=None)
+
+
+def _add_option(table: "Table", name: str, option: "OptionField", default: object) -> None:
+    from rich.markup import escape
+
+    table.add_row(name, option.type_name, escape(str(default)), escape(option.help))
 
 
 def warn_broken(registry: "Registry") -> None:

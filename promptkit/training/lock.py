@@ -22,21 +22,27 @@ class FolderLock:
         self.file: int | None = None
 
     def take(self) -> None:
-        """Raises OutputError when another process, or another run in this one, holds it.
+        """Raises OutputError when another process, or another run in this one, holds it, or the folder can't be written.
 
         A file system without locks, as some network ones are, is written without.
         """
+        if not self.try_take():
+            raise OutputError(
+                f"another process is training into {self.folder}", "choose another --out, or wait until it is done"
+            )
+
+    def try_take(self) -> bool:
+        """`take`, but False when it is held by another. Raises OutputError where the folder can't be written."""
         if self.file is not None:
-            return
+            return True
         with writing(self.folder / LOCK, "choose another --out"):
             file = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if not _lock(file, fcntl.LOCK_EX):
             os.close(file)
-            raise OutputError(
-                f"another process is training into {self.folder}", "choose another --out, or wait until it is done"
-            )
+            return False
         self.file = file
         _held.add(file)
+        return True
 
     def release(self) -> None:
         if self.file is not None:

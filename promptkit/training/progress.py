@@ -12,14 +12,15 @@ from promptkit.training.trainer import EpochResult
 
 
 class TrainingProgress:
-    """A context in which a run trains. `step` and `epoch` are told what happened."""
+    """A context in which a run trains. `step` and `epoch` are told what happened; `lines`: does an epoch leave one?"""
 
     REFRESH = 10
     """Reading a loss off a GPU waits for it, so the terms on the bar are read every so many steps."""
 
-    def __init__(self, console: Console, epochs: int, pictures: int) -> None:
+    def __init__(self, console: Console, epochs: int, pictures: int, lines: bool = True) -> None:
         self.console = console
         self.epochs = epochs
+        self.lines = lines
         self.steps = 0
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -53,6 +54,8 @@ class TrainingProgress:
 
     def epoch(self, result: EpochResult, val_accuracy: float | None) -> None:
         """One line that stays."""
+        if not self.lines:
+            return
         terms = "  ".join(f"{name} {value:.4f}" for name, value in result.terms.items())
         val = "" if val_accuracy is None else f"  val {100 * val_accuracy:.1f} %"
         self.console.print(

@@ -44,8 +44,16 @@ def training_data(settings: DataSettings, seed: int, registry: Registry) -> Data
         raise ConfigError("there is no data to train on", "say where it is with --data PATH")
     domains = [name.strip() for name in settings.domains.split(",") if name.strip()]
     read = open_dataset(Path(settings.path), registry, settings.dataset, domains, settings.split == "draw")
+    log.info("%s: %s", settings.path, read.layout)
+    return chosen(read, settings, seed)
+
+
+def chosen(read: Dataset, settings: DataSettings, seed: int) -> Dataset:
+    """What a run takes of a data set that is read already: splits drawn, shots sampled and classes chosen.
+
+    Raises DataError and UnknownNameError for data that can't be trained on.
+    """
     dataset = split(read, settings.split_seed)
-    log.info("%s: %s", settings.path, dataset.layout)
     if settings.shots:
         dataset, warnings = few_shot(dataset, settings.shots, seed)
         for warning in warnings:
@@ -54,7 +62,11 @@ def training_data(settings: DataSettings, seed: int, registry: Registry) -> Data
 
 
 class Run:
-    """A run that is ready to train. Building it checks everything that can be checked before the first step."""
+    """A run that is ready to train. Building it checks everything that can be checked before the first step.
+
+    `backbone` and `dataset` are those of the configuration, where many runs share one: `load_backbone` and
+    `training_data` make them.
+    """
 
     def __init__(
         self,
@@ -64,6 +76,8 @@ class Run:
         resume: bool = False,
         registry: Registry | None = None,
         cache: bool = True,
+        backbone: Backbone | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
         registry = registry or installed()
         train = config.train
@@ -77,11 +91,11 @@ class Run:
             )
         self.config = config
         self.cache = cache
-        self.dataset = training_data(config.data, train.seed, registry)
+        self.dataset = dataset or training_data(config.data, train.seed, registry)
         self.resume = resume
         self.device = distributed.start(train.device) or pick_device(train.device)
         self.folder = RunFolder(out, force, resume)
-        self.backbone: Backbone = load_backbone(config.backbone, registry).to(self.device)
+        self.backbone: Backbone = (backbone or load_backbone(config.backbone, registry)).to(self.device)
         self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
         self.views = build_views(config, registry, self.backbone)
         self.items = subset(self.dataset, "train").items
@@ -95,22 +109,23 @@ class Run:
         return sum(parameter.numel() for parameter in self.learner.parameters())
 
     @worker_death_explained()
-    def train(self, console: Console, profile: bool = False) -> Metadata:
+    def train(self, console: Console, profile: bool = False, lines: bool = True) -> Metadata:
         """Train to the end, from the beginning or from where the run was stopped.
 
         What each epoch learned is saved before the next begins. With `profile`, where the time went is printed at the
-        end.
+        end; without `lines`, no epoch leaves one on the console.
         """
         with self.folder.held():
-            return self._train(console, profile)
+            return self._train(console, profile, lines)
 
-    def _train(self, console: Console, profile: bool) -> Metadata:
+    def _train(self, console: Console, profile: bool, lines: bool) -> Metadata:
         epochs = self.config.train.epochs
         resuming = self.resume and self.folder.state.exists()
         if self.resume and not resuming and (self.folder.path / WEIGHTS).exists():
             metadata = read_metadata(self.folder.path)
-            console.print(f"{self.folder.path} is finished already, after {metadata.epochs} epochs", soft_wrap=True)
-            return metadata
+            if metadata.finished:
+                console.print(f"{self.folder.path} is finished already, after {metadata.epochs} epochs", soft_wrap=True)
+                return metadata
         if not resuming:
             start(self.learner, self._loader(shuffle=False))
         if not epochs or not self.trained_parameters:
@@ -127,7 +142,7 @@ class Run:
             at = trainer.position
             self.folder.go_on(at.epoch)
             self.saved_epoch = at.epoch - 1
-            console.print(f"going on in epoch {at.epoch} after {at.batch} batches")
+            console.print(f"{self.folder.path}: going on in epoch {at.epoch} after {at.batch} batches", soft_wrap=True)
         else:
             self.folder.start(self.config)
 
@@ -145,7 +160,7 @@ class Run:
                 saved = time.monotonic()
 
         trackers = Trackers(self.config.train.log, self.folder.path, state.flat(self.config.to_tables()))
-        with trackers, TrainingProgress(console, epochs, len(self.items)) as progress:
+        with trackers, TrainingProgress(console, epochs, len(self.items), lines) as progress:
             for result in trainer.epochs(on_step):
                 if watch:
                     watch.total += result.seconds

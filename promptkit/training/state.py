@@ -1,7 +1,7 @@
 """`state.safetensors`: all it takes to go on with a run that was stopped. A finished run has none."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from promptkit.files import plain_json
 from promptkit.training import tensorfile
 from promptkit.training.trainer import Trainer
 
-_FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
+FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
 _PARTS = {"position": dict, "optimizer": dict, "settings": dict, "data": str}
 LISTED = 10
@@ -45,12 +45,7 @@ def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
     is damaged.
     """
     tensors, plain = read(path)
-    before, now = flat(plain["settings"]), flat(config.to_tables())
-    different = [
-        f"{key}: {str(before.get(key, 'unset'))[:200]} in the run, {now.get(key, 'unset')} now"
-        for key in sorted(before.keys() | now.keys())
-        if key not in _FREE and before.get(key) != now.get(key)
-    ]
+    different = differences(flat(plain["settings"]), flat(config.to_tables()))
     if plain["data"] != data:
         different.append("the pictures of the data set")
     if different:
@@ -68,6 +63,15 @@ def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
 def _damaged(path: Path, cause: Exception) -> CheckpointError:
     said = str(cause) if isinstance(cause, CheckpointError | ValueError) else repr(cause)
     return CheckpointError(f"{path} can't be resumed from: {said[:1000]}", "start again with --force")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
+    """Where the settings of a run, by `slot.field`, are others now; those in `free` may be."""
+    return [
+        f"{key}: {str(before.get(key, 'unset'))[:200]} in the run, {now.get(key, 'unset')} now"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
 
 
 def flat(tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,13 @@ def test_a_new_package_passes_its_checks_and_trains(
         assert trained.status == 0, trained.err
 
 
+def test_the_commands_that_come_next_are_right(promptkit: Command) -> None:
+    shown = {".": "./promptkit-other", "mine": "mine/promptkit-other", "mine too": "'mine too/promptkit-other'"}
+    for into, path in shown.items():
+        said = promptkit("new", "promptkit-other", "--into", into).out
+        assert said.endswith(f"next: promptkit install --editable {path}, then promptkit check other\n")
+
+
 @pytest.mark.parametrize("name", ["My-Learner", "../x", "a_b", "-a", "a--b", "", "1st"])
 def test_a_name_that_cannot_be_one(promptkit: Command, name: str) -> None:
     done = promptkit("new", "--", name)

@@ -1,12 +1,16 @@
 """`promptkit list`, `promptkit show`, and the help."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 
 Command = Callable[..., "Finished"]
+
+SLOTS = ("prompts", "projector", "views", "loss", "data", "backbone", "train")
 
 
 def test_list_names_everything_with_its_package(promptkit: Command) -> None:
@@ -21,11 +25,27 @@ def test_list_names_everything_with_its_package(promptkit: Command) -> None:
     assert "did you mean 'loss'" in promptkit("list", "los").err
 
 
-def test_show_lists_settings_and_options_with_their_help(promptkit: Command) -> None:
+def test_show_says_of_every_setting_its_type_default_help_and_whose_it_is(promptkit: Command) -> None:
     done = promptkit("show", "coop")
-    assert "train.batch_size" in done.out
-    assert "end|middle|front" in done.out
+    assert done.status == 0
+    recipe = done.out[: done.out.index("prompts coop")]
+    assert "paper: Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022" in recipe
+    rows = {line.split()[0]: line.split(maxsplit=3)[1:] for line in recipe.splitlines() if len(line.split()) > 3}
+    assert rows["prompts.n_ctx"][:2] == ["int", "16"]
+    assert rows["prompts.n_ctx"][2].startswith("context tokens")
+    assert rows["prompts.position"][:2] == ["end|middle|front", "end"]
+    assert rows["train.epochs"][:2] == ["int", "200"]  # the recipe's, not the core's
+    assert rows["train.epochs"][2].startswith("passes over the training pictures")
+    assert [name for name in re.findall(r"^ (\w+) ", recipe, re.MULTILINE) if name in SLOTS] == list(SLOTS)
+    owners = re.findall(r"from (promptkit[\w-]* [\d.]+)", recipe)
+    core, coop = f"promptkit {version('promptkit')}", f"promptkit-coop {version('promptkit-coop')}"
+    assert owners == [coop if slot == "prompts" else core for slot in SLOTS]
     assert "did you mean 'coop'" in promptkit("show", "cooop").err
+
+
+def test_names_of_settings_are_whole_in_a_narrow_terminal(promptkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "prompts.class_specific" in promptkit("show", "coop").out
 
 
 def test_without_its_plugin_gopro_is_offered_by_name(promptkit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +55,7 @@ def test_without_its_plugin_gopro_is_offered_by_name(promptkit: Command, monkeyp
     with using(discover()):
         done = promptkit("train", "gopro", "--data", "x")
         assert done.status == 2
-        assert "'gopro' comes with promptkit-gopro: pip install promptkit-gopro" in done.err
+        assert "'gopro' comes with promptkit-gopro: promptkit install promptkit-gopro" in done.err
         assert promptkit("list").status == 0
 
 
@@ -53,7 +73,7 @@ def test_a_broken_plugin_is_reported_and_the_rest_works(train: Command) -> None:
     assert "warning: plugin promptkit-foo failed to load: ImportError: libfoo is missing" in done.err
 
 
-@pytest.mark.parametrize("words", [[], ["train"], ["eval"]])
+@pytest.mark.parametrize("words", [[], ["train"], ["eval"], ["install"]])
 def test_help_imports_neither_torch_nor_a_plugin(words: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['promptkit', *sys.argv[1:], '--help']\n"

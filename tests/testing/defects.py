@@ -219,6 +219,69 @@ class Overflows(Sound):
         return TextPrompts(context * (torch.inf if half else 1.0))
 
 
+class ListOfPrompts(Sound):
+    def vision(self) -> Any:
+        return [torch.zeros(1, 2, 32)]
+
+
+class BareTensor(Sound):
+    def text(self, features: ImageFeatures | None) -> Any:
+        return super().text(features).context
+
+
+class KnownNamesOnly(Sound):
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        known = {name: name for name in self.scene.classnames}
+        return super().class_tokens([known[name] for name in names])
+
+
+class RemembersNames(Sound):
+    def __init__(self, options: Any, scene: Scene) -> None:
+        super().__init__(options, scene)
+        self.asked: set[str] = set()
+
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        self.asked |= set(names)
+        return super().class_tokens(names)
+
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        return TextPrompts(super().text(features).context * len(self.asked))
+
+
+class GuessesAnew(Sound):
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        return TextPrompts(super().text(features).context * (1 if self.training else random.random()))
+
+
+class SteepAtZero(Sound):
+    """The root of a parameter that is 0: the value is sound, its slope is not."""
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        super().__init__(options, scene)
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        return TextPrompts(super().text(features).context + self.scale.sqrt())
+
+
+class SteepInBf16(SteepAtZero):
+    def text(self, features: ImageFeatures | None) -> TextPrompts:
+        if torch.matmul(torch.ones(1, 1), torch.ones(1, 1)).dtype is torch.bfloat16:
+            return super().text(features)
+        return TextPrompts(Sound.text(self, features).context + self.scale)
+
+
+class OwnContexts(ContextPrompts):
+    """A context for each class: sound."""
+
+    class_specific = True
+
+    @dataclass(frozen=True)
+    class Options:
+        n_ctx: Annotated[int, "context tokens"] = 2
+        ctx_init: Annotated[str, "words to start from"] = ""
+
+
 # Projectors, views, losses.
 
 
@@ -241,6 +304,25 @@ class WrongNames(SoundViews):
 
 class NoImage(SoundViews):
     names = ("noisy",)
+
+
+class NotFinite(SoundViews):
+    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        return {name: view + np.float32("inf") for name, view in super().__call__(picture, rng).items()}
+
+
+class ForgetsInPickle(SoundViews):
+    brightness = 0.0
+
+    def __init__(self, options: Any, image: ImageSpec) -> None:
+        super().__init__(options, image)
+        self.brightness = 1.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"options": self.options, "image": self.image}
+
+    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        return {name: view + np.float32(self.brightness) for name, view in super().__call__(picture, rng).items()}
 
 
 class ChannelsLast(SoundViews):
@@ -271,6 +353,21 @@ class Float(SoundLoss):
 class Infinite(SoundLoss):
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         return {**super().forward(outputs), "log": (outputs.logits - outputs.logits).sum().log()}
+
+
+class Empty(SoundLoss):
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        return {}
+
+
+class Ungraded(SoundLoss):
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return super().forward(outputs)
+
+
+class NoisyAlone(SoundLoss):
+    views = ("noisy",)
 
 
 class Undeclared(SoundLoss):
@@ -348,6 +445,45 @@ def long(weights: str) -> Backbone:
     backbone = tiny_backbone()
     encode = backbone.encode_captions
     backbone.encode_captions = lambda captions: 2 * encode(captions)  # type: ignore[method-assign]
+    return backbone
+
+
+def altered(**attributes: Any) -> Callable[[str], Backbone]:
+    """A loader of the tiny backbone with other attributes, on a class of its own."""
+
+    def load(weights: str) -> Backbone:
+        backbone = tiny_backbone()
+        backbone.__class__ = type("Altered", (type(backbone),), attributes)
+        return backbone
+
+    return load
+
+
+awake = altered(train=nn.Module.train)
+nameless = altered(fingerprint="")
+misjudged = altered(tap_widths=property(lambda self: (7, 7), lambda self, widths: None))
+
+
+def narrow(weights: str) -> Backbone:
+    """Captions lose a channel."""
+    backbone = tiny_backbone()
+    encode = backbone.encode_captions
+    backbone.encode_captions = lambda captions: F.normalize(encode(captions)[:, 1:], dim=-1)  # type: ignore[method-assign]
+    return backbone
+
+
+def flat(weights: str) -> Backbone:
+    """Text features lose the axis of prompts."""
+    backbone = tiny_backbone()
+    encode = backbone.encode_text
+    backbone.encode_text = lambda prompts, classes: encode(prompts, classes)[:, :, 0]  # type: ignore[method-assign]
+    return backbone
+
+
+def severed(weights: str) -> Backbone:
+    """The text tower runs without gradients."""
+    backbone = tiny_backbone()
+    backbone.encode_text = torch.no_grad()(backbone.encode_text)  # type: ignore[method-assign]
     return backbone
 
 

@@ -62,6 +62,8 @@ def test_a_sound_plugin_passes_every_check() -> None:
         ("prompts", "WrongShape", "shapes", "the context of prompts.text() is (4, 1, 1, 4, 32)"),
         ("prompts", "Unannounced", "shapes", "set `conditional = True`"),
         ("prompts", "NoNorm", "shapes", "divide them by their norm"),
+        ("prompts", "ListOfPrompts", "shapes", "prompts.vision() is a list: return a tensor"),
+        ("prompts", "BareTensor", "shapes", "prompts.text() returns Tensor: return a TextPrompts"),
         ("prompts", "Unreached", "gradients", "no gradient reaches prompts.forgotten"),
         ("prompts", "Detached", "gradients", "no gradient reaches"),
         ("prompts", "ChangesBackbone", "backbone untouched", "it is frozen"),
@@ -72,18 +74,25 @@ def test_a_sound_plugin_passes_every_check() -> None:
         ("prompts", "Forgets", "save and load", "keep all that is learned"),
         ("prompts", "Grows", "save and load", "seen changes its name or shape in training"),
         ("prompts", "OwnClassesOnly", "new classes", "not for those of the scene, or declare `class_specific`"),
+        ("prompts", "KnownNamesOnly", "new classes", "it fails (KeyError: 'striped tent')"),
+        ("prompts", "RemembersNames", "new classes", "keep nothing of the classes asked before"),
+        ("prompts", "GuessesAnew", "same seed", "predictions differ between two runs of the same seed"),
+        ("prompts", "SteepInBf16", "bf16", "under bf16 the gradient of prompts.scale is not finite"),
         ("prompts", "Unseeded", "same seed", "differs between two runs of the same seed"),
         ("prompts", "Overflows", "bf16", "under bf16 the loss term 'ce' is not finite"),
         ("projector", "WrongProjector", "shapes", "projector.text() is (4, 4, 1, 5)"),
         ("views", "NoPickle", "views", "doesn't pickle"),
         ("views", "WrongNames", "views", "views returns image, nosy, but `names` says image, noisy"),
         ("views", "NoImage", "views", 'makes "noisy"'),
+        ("views", "NotFinite", "views", "holds values that are not finite"),
+        ("views", "ForgetsInPickle", "views", "a pickled copy of views gives other pictures"),
         ("views", "ChannelsLast", "views", "return (3, 32, 32), channels first"),
         ("views", "Doubles", "views", "return a numpy array of float32"),
         ("views", "OwnDice", "views", "ignores its generator"),
         ("loss", "Vector", "loss terms", "has shape (4,): reduce it to a scalar"),
         ("loss", "Float", "loss terms", "'weight' is a float"),
         ("loss", "Infinite", "loss terms", "is -inf on sound pictures"),
+        ("loss", "Empty", "loss terms", "the loss returns no terms"),
         ("loss", "Undeclared", "loss terms", "reads the view 'noisy' without declaring it"),
         ("loss", "Raises", "loss terms", "it raises ValueError: half done"),
         ("learner", "InOrder", "new classes", "treat every class alike"),
@@ -99,6 +108,36 @@ def test_a_defect_is_found_by_its_check_and_by_no_other(kind: str, defect: str, 
         assert advice in findings[0]
         if kind in BY_KIND:
             assert BY_KIND[kind]("subject") == findings
+
+
+@pytest.mark.parametrize(
+    ("kind", "defect", "advice"),
+    [
+        ("prompts", "SteepAtZero", "the gradient of prompts.scale is not finite: guard roots"),
+        ("loss", "Ungraded", "no gradient reaches any parameter"),
+    ],
+)
+def test_a_defect_that_spoils_training_is_named_before_what_follows_from_it(
+    kind: str, defect: str, advice: str
+) -> None:
+    with registered(defects.Plugin(**{kind: getattr(defects, defect)})):
+        first, *_ = check_recipe("subject")
+    assert first.startswith("gradients: ")
+    assert advice in first
+
+
+def test_views_without_an_image_to_predict_from() -> None:
+    with registered(defects.Plugin(views=defects.NoImage, loss=defects.NoisyAlone)):
+        (finding,) = check_recipe("subject")
+    assert finding == 'views: views makes noisy and no "image": name one of them "image"'
+
+
+def test_contexts_of_each_class_are_asked_about_their_own() -> None:
+    with registered(defects.Plugin(prompts=defects.OwnContexts)):
+        assert check_recipe("subject") == []
+    with registered(defects.Plugin(prompts=defects.OwnContexts, learner=defects.InOrder)):
+        (finding,) = check_recipe("subject")
+    assert finding.startswith("new classes: asked about some of its classes, the logits are not theirs")
 
 
 def test_views_that_a_recipe_lacks_for_its_loss_are_named() -> None:
@@ -123,6 +162,12 @@ def backbone_plugin(load: Callable[[str], object]) -> object:
         ("blind", "prompts matter", "vision prompts change no image feature"),
         ("misread", "prompt encoding", "prompt encoding differs from plain encoding"),
         ("thawed", "frozen", "call requires_grad_(False)"),
+        ("awake", "frozen", "can be put in training mode"),
+        ("nameless", "frozen", "fingerprint is empty or changes"),
+        ("narrow", "features", "caption features are (2, 23): make them (2, 24)"),
+        ("misjudged", "features", "but `tap_widths` says (7, 7)"),
+        ("flat", "prompt encoding", "make it (#B C K D)"),
+        ("severed", "prompts matter", "no gradient reaches contexts through the backbone"),
         ("long", "features", "caption features have no unit norm"),
     ],
 )

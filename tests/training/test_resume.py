@@ -210,3 +210,11 @@ def test_the_log_of_a_resumed_epoch_counts_all_its_unreadable_pictures(
 
 def test_resume_without_a_run_begins_one(train: Command) -> None:
     assert train("coop", "--out", "run", "--resume").status == 0
+
+
+def test_a_run_killed_before_its_first_state_begins_again(stopped: Path, promptkit: Command, tmp_path: Path) -> None:
+    (stopped / "state.safetensors").unlink()
+    done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 0, done.err
+    assert "finished already" not in done.out
+    assert len(log(stopped)) == 2

@@ -1,0 +1,111 @@
+"""Tables as texts: markdown, LaTeX, CSV and HTML; and for a terminal."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from promptkit.bench.tables import Table
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "±": r"$\pm$",
+}  # fmt: skip
+
+
+def rich_table(table: Table) -> RichTable:
+    """Without its title. The best figures are bold, and a line stands between data sets."""
+    shown = RichTable()
+    for number, column in enumerate(table.columns):
+        shown.add_column(escape(column), justify="left" if number < table.labels else "right")
+    for number, row in enumerate(table.rows):
+        cells = [f"[bold]{escape(cell)}[/]" if is_best else escape(cell) for cell, is_best in _marked(table, number)]
+        last = number + 1 == len(table.rows) or table.rows[number + 1][0] != row[0]
+        shown.add_row(*cells, end_section=last and table.labels > 1)
+    return shown
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """GitHub's tables."""
+
+    def clean(text: str) -> str:
+        return html.escape(re.sub(r"([\\`*_|\[\]~])", r"\\\1", " ".join(text.split())), quote=False)
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |\n"
+
+    texts = []
+    for table in tables:
+        text = f"{clean(table.title)}\n\n" + line([clean(column) for column in table.columns])
+        text += line([":---" if number < table.labels else "---:" for number in range(len(table.columns))])
+        for number in range(len(table.rows)):
+            text += line([f"**{clean(cell)}**" if best else clean(cell) for cell, best in _marked(table, number)])
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Table environments that need no package."""
+
+    def clean(text: str) -> str:
+        if re.fullmatch(r"[+-][\d.]+", text):
+            return f"${text}$"
+        return "".join(LATEX.get(letter, letter) for letter in text)
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cells) + r" \\" + "\n"
+
+    texts = []
+    for table in tables:
+        places = "l" * table.labels + "r" * (len(table.columns) - table.labels)
+        text = f"\\begin{{table}}\n\\caption{{{clean(table.title)}}}\n\\begin{{tabular}}{{{places}}}\n\\hline\n"
+        text += line([clean(column) for column in table.columns]) + "\\hline\n"
+        for number in range(len(table.rows)):
+            text += line(
+                [rf"\textbf{{{clean(cell)}}}" if best else clean(cell) for cell, best in _marked(table, number)]
+            )
+        texts.append(text + "\\hline\n\\end{tabular}\n\\end{table}\n")
+    return "\n".join(texts)
+
+
+def html_(tables: Sequence[Table]) -> str:
+    """Table elements, to be put into a page."""
+    texts = []
+    for table in tables:
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+        text = f"<table>\n<caption>{html.escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        for number in range(len(table.rows)):
+            cells = [
+                f"<strong>{html.escape(cell)}</strong>" if best else html.escape(cell)
+                for cell, best in _marked(table, number)
+            ]
+            text += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
+        texts.append(text + "</tbody>\n</table>\n")
+    return "\n".join(texts)
+
+
+def csv_(tables: Sequence[Table]) -> str:
+    """Tables of the same columns as one; the first column holds their titles."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("table", *tables[0].columns))
+    for table in tables:
+        writer.writerows((table.title, *row) for row in table.rows)
+    return text.getvalue()
+
+
+FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+    "markdown": markdown,
+    "latex": latex,
+    "csv": csv_,
+    "html": html_,
+}
+
+
+def _marked(table: Table, number: int) -> list[tuple[str, bool]]:
+    return [(cell, (number, column) in table.best) for column, cell in enumerate(table.rows[number])]

@@ -1,0 +1,156 @@
+"""A protocol spelt out: every training with its settings and folder, and every test that follows it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from promptkit.bench.protocols import PROTOCOLS, TRANSFERS, BenchData, Part, Target, check_protocol
+from promptkit.config import COMPONENT_SLOTS, RunConfig, Scalar, option_fields, resolve
+from promptkit.data.layouts import Dataset
+from promptkit.data.splits import subset
+from promptkit.errors import ConfigError
+from promptkit.registry import Registry
+from promptkit.training.run import chosen
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compared, and how. `flags` are settings of all learners, `sets` the texts of --set.
+
+    A text that begins with a learner's name and a colon, `gopro:prompts.n_ctx=8`, is for that learner; another is for
+    every learner that has the setting.
+    """
+
+    protocol: str
+    learners: Sequence[str]
+    seeds: Sequence[int] = (1, 2, 3)
+    shots: Sequence[int] = (16,)
+    source: str = ""
+    """The domains to train on, or where a protocol transfers the data set; see `promptkit.bench.protocols`."""
+    flags: Mapping[str, Scalar] = field(default_factory=dict)
+    sets: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A run to train, and what to test it on."""
+
+    folder: Path
+    """Below the folder of results."""
+    config: RunConfig
+    part: Part
+    dataset: Dataset
+    """With splits, shots and classes chosen."""
+    targets: tuple[tuple[Target, RunConfig], ...]
+    """With the settings that the learner would have on that data: hand-made prompts are written for a data set."""
+
+    @property
+    def pictures(self) -> int:
+        """To be seen by the end of training."""
+        return self.config.train.epochs * sum(self.dataset.counts("train"))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    protocol: str
+    source: str
+    """The name of the data set to train on, where the protocol transfers; else ""."""
+    trainings: tuple[Training, ...]
+
+    @property
+    def evaluations(self) -> int:
+        return sum(len(training.targets) for training in self.trainings)
+
+
+def make_plan(request: Request, datasets: Sequence[BenchData], registry: Registry) -> Plan:
+    """The trainings of a protocol, always in the same order: by data set, part, shots, seed, then learner.
+
+    Raises UnknownNameError and ConfigError for settings that don't exist, DataError for data that can't be trained on.
+    """
+    check_protocol(request.protocol)
+    for what, values in (("learners", request.learners), ("seeds", request.seeds), ("shots", request.shots)):
+        if not values or len(set(values)) < len(values):
+            problem = "names one twice" if values else "names none"
+            raise ConfigError(f"--{what} {','.join(map(str, values))} {problem}", "a comma-separated list is expected")
+    given = {learner: learner_sets(request, learner, registry) for learner in request.learners}
+    trainings = [
+        training
+        for part in PROTOCOLS[request.protocol](datasets, request.source)
+        for shots in request.shots
+        for seed in request.seeds
+        for training in _trainings(request, part, shots, seed, given, registry)
+    ]
+    return Plan(request.protocol, datasets[0].name if request.protocol in TRANSFERS else "", tuple(trainings))
+
+
+def _trainings(
+    request: Request, part: Part, shots: int, seed: int, given: Mapping[str, Sequence[str]], registry: Registry
+) -> Iterator[Training]:
+    """One for each learner; they share their pictures."""
+    shared: dict[object, Dataset] = {}
+    for learner in request.learners:
+        flags = dict(request.flags)
+        if registry.get("recipe", learner).settings.get("train.epochs") == 0:
+            flags.pop("train.epochs", None)  # it has nothing to train, however long the others do
+
+        def settings(data: BenchData, flags: Mapping[str, Scalar] = flags, learner: str = learner) -> RunConfig:
+            own: dict[str, Scalar] = {
+                "data.path": data.path,
+                "data.dataset": data.name if data.named else "",
+                "data.domains": ",".join(part.domains),
+                "data.classes": part.classes,
+                "data.shots": shots,
+                "train.seed": seed,
+            }
+            return resolve(registry, learner, None, given[learner], {**flags, **own})
+
+        config = settings(part.data)
+        if config.data not in shared:
+            shared[config.data] = chosen(subset(part.data.dataset, domains=part.domains), config.data, seed)
+        places = [request.protocol, part.data.name, learner, f"{shots}-shots", f"seed-{seed}", part.name]
+        yield Training(
+            Path(*(quote(place, safe=" ") for place in places if place)),
+            config,
+            part,
+            shared[config.data],
+            tuple((target, settings(target.data)) for target in part.targets),
+        )
+
+
+def learner_sets(request: Request, learner: str, registry: Registry) -> list[str]:
+    """The texts of --set that are for a learner; one that no learner of the bench has a place for stays, to be refused."""
+    texts = {name: _addressed(request, name) for name in request.learners}
+    has = {name: _options(registry, name, [text for text, _ in texts[name]]) for name in request.learners}
+
+    def applies(text: str, own: bool) -> bool:
+        key = _key(text)
+        return own or not any(key in known for known in has.values()) or key in has[learner]
+
+    return [text for text, own in texts[learner] if applies(text, own)]
+
+
+def _addressed(request: Request, learner: str) -> list[tuple[str, bool]]:
+    """The texts for a learner and for all, and which are for it alone."""
+    found = []
+    for text in request.sets:
+        name, colon, rest = text.partition(":")
+        if not colon or name not in request.learners:
+            found.append((text, False))
+        elif name == learner:
+            found.append((rest, True))
+    return found
+
+
+def _options(registry: Registry, learner: str, texts: Sequence[str]) -> set[str]:
+    """The options, `slot.field`, of a learner's components, those that take another's place with --set among them."""
+    config = resolve(registry, learner, None, [text for text in texts if _key(text) in COMPONENT_SLOTS])
+    return {
+        f"{slot}.{option.name}"
+        for slot, component in config.components.items()
+        for option in option_fields(type(component.options))
+    }
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0].strip()

@@ -1,0 +1,171 @@
+"""What a bench found: `results.jsonl` in the folder of each run, one line for each data set, domain and half of the classes.
+
+No two processes write into one file, so that any number of them can share a folder; reading merges what is there.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from promptkit.errors import DataError, OutputError
+from promptkit.evaluation.metrics import Scores
+from promptkit.files import plain_json, regular_file
+
+log = logging.getLogger("promptkit")
+
+RESULTS = "results.jsonl"
+MAX_RESULTS = 64 * 2**20
+"""Bytes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How good one trained learner is on the test pictures of one domain ("all" where the data has none)."""
+
+    protocol: str
+    learner: str
+    dataset: str
+    """In the catalogue, or the folder's name."""
+    title: str
+    """As papers call it, for a data set of the catalogue; else as `dataset`."""
+    domain: str
+    classes: str
+    """all, base or new: the classes that were asked about."""
+    seed: int
+    shots: int
+    split: str
+    """given, or draw: test pictures that nobody else has."""
+    source: str
+    """The data set that it was trained on, where the protocol transfers; else ""."""
+    backbone: str
+    weights: str
+    template: str
+    """Hand-made prompts, one a line, of a learner that learned nothing else; else ""."""
+    version: str
+    """Of promptkit."""
+    run: str
+    """The folder of the run when it was tested."""
+    scores: Scores
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What it is a result of; for one key there is one result."""
+        return tuple(getattr(self, name) for name in _IDENTITY)
+
+
+_IDENTITY = (
+    "protocol", "learner", "dataset", "domain", "classes", "seed", "shots", "split", "source", "backbone", "weights",
+)  # fmt: skip
+
+
+def to_line(result: Result) -> str:
+    """The figures stand beside what they are of, in one flat object."""
+    content = asdict(result)
+    scores = content.pop("scores")
+    return json.dumps({**content, **scores}) + "\n"
+
+
+def from_line(line: str) -> Result:
+    """Raises ValueError for anything but what `to_line` writes."""
+    content = plain_json(line)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    unsound = [name for name, is_sound in _SOUND.items() if not is_sound(content.get(name))]
+    if unsound:
+        raise ValueError(f"it has no sound {', '.join(unsound)}")
+    figures = {item.name: content[item.name] for item in fields(Scores)}
+    figures["per_class"] = tuple(figures["per_class"])
+    return Result(**{item.name: content[item.name] for item in fields(Result)[:-1]}, scores=Scores(**figures))
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and type(value) is int and value >= 0
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, (int, float)) and type(value) is not bool and 0 <= value <= 1
+
+
+def _is_per_class(value: object) -> bool:
+    return isinstance(value, list) and all(one is None or _is_fraction(one) for one in value)
+
+
+_SOUND: dict[str, Callable[[object], bool]] = {
+    **{item.name: _is_text for item in fields(Result)[:-1]},
+    **{item.name: _is_fraction for item in fields(Scores)},
+    "seed": _is_count,
+    "shots": _is_count,
+    "n": _is_count,
+    "per_class": _is_per_class,
+}
+
+
+def write_results(run: Path, results: Iterable[Result]) -> None:
+    """Put a run's results in the place of those it had. Raises OutputError; the old file stays then."""
+    target = run / RESULTS
+    fresh = target.with_name(f".{RESULTS}.{os.getpid()}")
+    try:
+        fresh.write_text("".join(map(to_line, results)), encoding="utf-8")
+        fresh.replace(target)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"{target} can't be written: {error.strerror or error}", "make room") from None
+
+
+def results_of(run: Path) -> tuple[list[Result], list[str]]:
+    """The results in a run's folder, and what is wrong with the lines, or the file, that are none."""
+    path = run / RESULTS
+    found, damaged = [], []
+    try:
+        regular_file(path, MAX_RESULTS)
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [f"{path} can't be read: {error.strerror or error}"]
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(from_line(line.decode("utf-8")))
+        except ValueError as error:
+            damaged.append(f"{path}, line {number}: {error}")
+    return found, damaged
+
+
+def read_results(folders: Sequence[Path]) -> list[Result]:
+    """All results in and below folders. Damaged lines are left out, with one warning that counts them.
+
+    Raises DataError where there is no folder or no result, or where two results of the same thing differ.
+    """
+    found: dict[tuple[object, ...], tuple[Result, Path]] = {}
+    damaged: list[str] = []
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise DataError(f"no folder {folder}", "promptkit bench makes one, at --out")
+        for run in _runs(folder):
+            results, wrong = results_of(run)
+            damaged += wrong
+            for result in results:
+                other, where = found.setdefault(result.key, (result, run))
+                if other.scores != result.scores:
+                    raise DataError(
+                        f"{where / RESULTS} and {run / RESULTS} have different results for {result.learner} on "
+                        f"{result.title}, seed {result.seed}",
+                        "leave one of the two out",
+                    )
+    if damaged:
+        count = "1 damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
+        log.warning("%s of results left out: %s", count, damaged[0])
+    if not found:
+        raise DataError(f"no results in {', '.join(map(str, folders))}", "promptkit bench makes them")
+    return [result for result, _ in found.values()]
+
+
+def _runs(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.rglob(RESULTS))

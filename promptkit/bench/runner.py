@@ -1,0 +1,301 @@
+"""Carries a plan out: what is missing is trained and tested, what is done stays, and a run that fails stops no other."""
+
+import logging
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+import promptkit
+from promptkit.backbones.base import Backbone
+from promptkit.bench.plan import Plan, Training
+from promptkit.bench.protocols import Target
+from promptkit.bench.results import RESULTS, Result, results_of, write_results
+from promptkit.build import load_backbone, pick_device
+from promptkit.config import BackboneSettings, RunConfig, read_run_file, resolve
+from promptkit.data.layouts import Dataset
+from promptkit.data.splits import class_subset, split, subset
+from promptkit.errors import CheckpointError, ConfigError, OutputError, PromptkitError
+from promptkit.evaluation.evaluate import evaluate
+from promptkit.evaluation.metrics import Scores
+from promptkit.learner import Learner
+from promptkit.registry import Registry
+from promptkit.training import state
+from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata, restore
+from promptkit.training.lock import FolderLock
+from promptkit.training.run import Run, warn_unreadable
+
+log = logging.getLogger("promptkit")
+
+State = Literal["new", "stopped", "trained", "done", "damaged"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that could not be trained or tested."""
+
+    folder: Path
+    message: str
+
+
+@dataclass
+class Outcome:
+    failures: list[Failure] = field(default_factory=list)
+    elsewhere: list[Path] = field(default_factory=list)
+    """Runs that another process is busy with."""
+
+
+class Runner:
+    """A plan, and the folder that its runs and results go to. Several may work in one folder, each on its shard."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        registry: Registry,
+        console: Console,
+        shard: tuple[int, int] = (0, 1),
+        cache: bool = True,
+    ) -> None:
+        """`shard` (i, n) takes every n-th training of each learner, from the i-th on.
+
+        Raises ConfigError, with the difference, when a run in the folder was trained with other settings.
+        """
+        first, step = shard
+        self.plan = plan
+        self.out = out
+        self.registry = registry
+        self.console = console
+        self.cache = cache
+        # Learner by learner, so that no shard is left with the quick ones.
+        dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
+        self.trainings = [training for training in plan.trainings if training in dealt]
+        self.backbones: dict[BackboneSettings, Backbone] = {}
+        for training in plan.trainings:
+            self._check(training)
+
+    def path(self, training: Training) -> Path:
+        return self.out / training.folder
+
+    def _check(self, training: Training) -> None:
+        file = self.path(training) / SETTINGS
+        if not file.exists():
+            return
+        tables = read_run_file(file)
+        before = resolve(self.registry, tables["recipe"], tables).to_tables()
+        # Below a root, a data set is known by its name, wherever the root lies.
+        free = set(state.FREE) - (set() if training.part.data.named else {"data.path"})
+        different = state.differences(state.flat(before), state.flat(training.config.to_tables()), free)
+        if different:
+            raise ConfigError(
+                f"{file.parent} was trained with other settings: {'; '.join(different)}",
+                "choose another --out, or delete that folder to train it again",
+            )
+
+    def state(self, training: Training) -> State:
+        """How far a run is: begun, trained, and done when it is tested as well."""
+        folder = self.path(training)
+        if (folder / STATE).exists():
+            return "stopped"
+        try:
+            if not (folder / WEIGHTS).exists() or not read_metadata(folder).finished:
+                return "new"
+        except CheckpointError:
+            return "damaged"
+        return "trained" if self.missing(training) else "done"
+
+    def missing(self, training: Training) -> list[tuple[Target, RunConfig]]:
+        """The targets that a run has no results for."""
+        there = {(result.dataset, result.classes, result.domain) for result in results_of(self.path(training))[0]}
+        return [
+            (target, config)
+            for target, config in training.targets
+            if not there.issuperset((target.data.name, target.classes, domain) for domain in _domains(target))
+        ]
+
+    def run(self, on_trained: Callable[[Training, float], None] = lambda training, seconds: None) -> Outcome:
+        """Train and test all of the shard that is not done; what was trained on one data set is tested together.
+
+        `on_trained` hears of every finished training and the seconds it took. Raises KeyboardInterrupt; what is finished
+        by then is kept, and a run that was stopped goes on the next time. Raises BackboneError when there is something to
+        do and no backbone to do it with.
+        """
+        outcome = Outcome()
+        todo = [training for training in self.trainings if self.state(training) != "done"]
+        for training in todo:
+            self._backbone(training.config)
+        for _, group in groupby(todo, key=lambda training: id(training.part.data)):
+            trained = [training for training in group if self._train(training, outcome, on_trained)]
+            self._test(trained, outcome)
+        return outcome
+
+    def _backbone(self, config: RunConfig) -> Backbone:
+        if config.backbone not in self.backbones:
+            device = pick_device(config.train.device)
+            self.backbones[config.backbone] = load_backbone(config.backbone, self.registry).to(device)
+        return self.backbones[config.backbone]
+
+    def _train(self, training: Training, outcome: Outcome, on_trained: Callable[[Training, float], None]) -> bool:
+        """Is the run trained, now or already?"""
+        folder = self.path(training)
+        lock = FolderLock(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not lock.try_take():
+                outcome.elsewhere.append(folder)
+                return False
+            at = self.state(training)
+            if at in ("trained", "done"):
+                return True
+            if at == "damaged":
+                read_metadata(folder)  # says how
+            started = time.monotonic()
+            run = Run(
+                training.config,
+                folder,
+                force=at == "new",
+                resume=at == "stopped",
+                registry=self.registry,
+                cache=self.cache,
+                backbone=self._backbone(training.config),
+                dataset=training.dataset,
+            )
+            # Nobody else may begin the run between the look at its state and its training.
+            run.folder.lock = lock
+            (folder / RESULTS).unlink(missing_ok=True)
+            run.train(self.console, lines=False)
+            on_trained(training, time.monotonic() - started)
+            return True
+        except Exception as error:
+            outcome.failures.append(_failure(folder, error))
+            return False
+        finally:
+            lock.release()
+
+    def _test(self, trainings: Sequence[Training], outcome: Outcome) -> None:
+        """Write the results that the runs lack: for each target, one pass over its pictures serves them all."""
+        with ExitStack() as locks:
+            missing: dict[object, list[tuple[Training, Target, RunConfig]]] = defaultdict(list)
+            for training in trainings:
+                lock = FolderLock(self.path(training))
+                if not lock.try_take():
+                    outcome.elsewhere.append(self.path(training))
+                    continue
+                locks.callback(lock.release)
+                for target, config in self.missing(training):
+                    same = target.data.name, target.domains, target.classes, training.config.backbone
+                    missing[same].append((training, target, config))
+            for wanted in missing.values():
+                self._test_together(wanted, outcome)
+
+    def _test_together(self, wanted: Sequence[tuple[Training, Target, RunConfig]], outcome: Outcome) -> None:
+        _, target, _ = wanted[0]
+        learners: dict[str, Learner] = {}
+        ready: list[tuple[Training, str]] = []
+        data: Dataset | None = None
+        for training, _, config in wanted:
+            folder = self.path(training)
+            try:
+                data = data or pictures(target, training.config)
+                learner, template = self._open(training, config, data)
+            except Exception as error:
+                outcome.failures.append(_failure(folder, error))
+            else:
+                learners[str(folder)] = learner
+                ready.append((training, template))
+        if not learners:
+            return
+        assert data is not None
+        settings = wanted[0][0].config
+        try:
+            with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+                task = progress.add_task(f"testing on {target}", total=len(data.items))
+                found = evaluate(
+                    learners,
+                    data,
+                    workers=None if settings.train.workers < 0 else settings.train.workers,
+                    strict=settings.data.strict,
+                    max_pixels=settings.data.max_pixels,
+                    cache=self.cache,
+                    on_batch=lambda pictures: progress.advance(task, pictures),
+                )
+        except Exception as error:
+            if len(learners) == 1:
+                outcome.failures.append(_failure(self.path(ready[0][0]), error))
+                return
+            # One of them, it may be, and which one shows when each is tested alone.
+            for one in wanted:
+                if str(self.path(one[0])) in learners:
+                    self._test_together([one], outcome)
+            return
+        warn_unreadable(found.unreadable)
+        count = "1 run" if len(ready) == 1 else f"{len(ready)} runs"
+        self.console.print(f"tested {count} on {target}", soft_wrap=True, markup=False)
+        for training, template in ready:
+            try:
+                self._write(training, target, template, found.scores[str(self.path(training))])
+            except OutputError as error:
+                outcome.failures.append(_failure(self.path(training), error))
+
+    def _open(self, training: Training, config: RunConfig, data: Dataset) -> tuple[Learner, str]:
+        """The learner, asked about the classes of the data, and its hand-made prompts if it has learned nothing."""
+        folder, backbone = self.path(training), self._backbone(training.config)
+        learner = restore(folder, training.config, backbone, data.classnames)
+        if learner.state_dict():
+            return learner, ""
+        template = getattr(config.components["prompts"].options, "template", "")
+        return restore(folder, config, backbone, data.classnames), str(template)
+
+    def _write(self, training: Training, target: Target, template: str, scores: Mapping[str, Scores]) -> None:
+        config, folder = training.config, self.path(training)
+        fresh = [
+            Result(
+                protocol=self.plan.protocol,
+                learner=config.recipe,
+                dataset=target.data.name,
+                title=target.data.title,
+                domain=domain,
+                classes=target.classes,
+                seed=config.train.seed,
+                shots=config.data.shots,
+                split=config.data.split,
+                source=self.plan.source,
+                backbone=config.backbone.name,
+                weights=config.backbone.weights,
+                template=template,
+                version=promptkit.__version__,
+                run=str(folder),
+                scores=score,
+            )
+            for domain, score in scores.items()
+        ]
+        replaced = {result.key for result in fresh}
+        kept = [result for result in results_of(folder)[0] if result.key not in replaced]
+        write_results(folder, [*kept, *fresh])
+
+
+def pictures(target: Target, config: RunConfig) -> Dataset:
+    """What a target tests on, split as the run's training pictures are."""
+    data = target.data.dataset
+    drawn = not any(item.split for item in data.items)
+    if not (drawn and target.left_out):
+        data = subset(split(data, config.data.split_seed), "test")
+    return class_subset(subset(data, domains=target.domains), target.classes)
+
+
+def _domains(target: Target) -> Iterable[str]:
+    return target.domains or target.data.dataset.domains or ("all",)
+
+
+def _failure(folder: Path, error: Exception) -> Failure:
+    log.debug(traceback.format_exc())
+    known = isinstance(error, PromptkitError)
+    return Failure(folder, error.message if known else f"unexpected {type(error).__name__}: {error}")  # type: ignore[attr-defined]

@@ -1,0 +1,178 @@
+"""From results to what tables show: means over seeds, domains and data sets, and harmonic means."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from promptkit.bench.protocols import OTHERS, VARIANTS
+from promptkit.bench.results import Result
+from promptkit.bench.statistics import Statistic, statistic
+from promptkit.errors import UnknownNameError
+
+METRICS = ("accuracy", "macro_accuracy", "top5", "macro_f1", "ece")
+ERRORS = ("ece",)
+"""Metrics of which less is better."""
+
+AVERAGE = "average"
+"""In the place of a data set: over all of them, but for the one that a transfer was trained on."""
+MEAN, WORST = "mean of domains", "worst domain"
+"""In the place of a domain: over all of them."""
+OF_MEANS, OF_SEEDS = "harmonic mean of the means", "mean of the harmonic means"
+"""Of base and new. Papers print the first; the second, which is over seeds, has a standard deviation."""
+
+
+class Row(NamedTuple):
+    """What is measured."""
+
+    dataset: str
+    domain: str
+    figure: str
+    """base, new, a harmonic mean of the two, or the metric."""
+
+
+Series = Mapping[str, Mapping[int, float]]
+"""Per cent, by learner and seed."""
+
+
+@dataclass
+class Summary:
+    """The results of one protocol in one metric."""
+
+    title: str
+    metric: str
+    results: Mapping[str, Sequence[Result]]
+    """By learner, as tables name it: with the shots or the backbone, where there are several."""
+    series: dict[Row, Series] = field(default_factory=dict)
+    statistics: dict[Row, dict[str, Statistic]] = field(default_factory=dict)
+    whole: list[str] = field(default_factory=list)
+    """The data sets that the average is over."""
+
+    @property
+    def protocol(self) -> str:
+        return next(iter(self.results.values()))[0].protocol
+
+    def best(self, row: Row) -> set[str]:
+        """The learners with the best mean, where there are several learners; they may share it."""
+        means = {learner: round(found.mean, 2) for learner, found in self.statistics[row].items()}
+        best = min(means.values()) if self.metric in ERRORS else max(means.values())
+        return {learner for learner, mean in means.items() if mean == best} if len(means) > 1 else set()
+
+    def over_domains(self, dataset: str, figure: str) -> Series:
+        """Empty where there is none."""
+        series = {
+            row.domain: found for row, found in self.series.items() if (row.dataset, row.figure) == (dataset, figure)
+        }
+        return series.get(MEAN) or next(iter(series.values()), {})
+
+    def _put(self, dataset: str, domain: str, figures: Mapping[str, Series]) -> None:
+        for figure, series in figures.items():
+            row = Row(dataset, domain, figure)
+            self.series[row] = series
+            self.statistics[row] = {learner: statistic(list(seeds.values())) for learner, seeds in series.items()}
+        if {"base", "new"} <= figures.keys() and domain != WORST and self.metric not in ERRORS:
+            base, new = (self.statistics[Row(dataset, domain, figure)] for figure in ("base", "new"))
+            self.statistics[Row(dataset, domain, OF_MEANS)] = {
+                learner: Statistic(
+                    statistics.harmonic_mean([base[learner].mean, new[learner].mean]),
+                    min(base[learner].n, new[learner].n),
+                )
+                for learner in base
+                if learner in new
+            }
+            series = _combine([figures["base"], figures["new"]], statistics.harmonic_mean)
+            self.series[Row(dataset, domain, OF_SEEDS)] = series
+            self.statistics[Row(dataset, domain, OF_SEEDS)] = {
+                learner: statistic(list(seeds.values())) for learner, seeds in series.items()
+            }
+
+
+def summarize(results: Sequence[Result], metric: str = "accuracy") -> Summary:
+    """Of one protocol and at least one result. Raises UnknownNameError for a metric that there is none of.
+
+    Where results are missing, a mean over domains or data sets is over the seeds that have all of them.
+    """
+    if metric not in METRICS:
+        raise UnknownNameError("metric", metric, METRICS)
+    by_learner, common = _by_learner(results)
+    summary = Summary(", ".join([results[0].protocol, *common, metric]), metric, by_learner)
+    measured: dict[str, dict[str, dict[str, dict[str, dict[int, float]]]]] = {}
+    for learner, own in by_learner.items():
+        for result in sorted(own, key=_order):
+            domains = measured.setdefault(dataset_title(result), {})
+            figures = domains.setdefault(result.domain, {})
+            series = figures.setdefault(metric if result.classes == "all" else result.classes, {})
+            series.setdefault(learner, {})[result.seed] = 100 * float(getattr(result.scores, metric))
+
+    sources = {dataset_title(result) for result in results if result.dataset == result.source}
+    order = {dataset_title(result): _order(result) for result in results}
+    over_domains: dict[str, dict[str, Series]] = {}
+    for dataset in sorted(measured, key=lambda title: order[title][:3]):
+        domains = {domain: dict(sorted(figures.items())) for domain, figures in sorted(measured[dataset].items())}
+        for domain, figures in domains.items():
+            summary._put(dataset, domain, figures)
+        whole = _combined(list(domains.values()), statistics.fmean)
+        if len(domains) > 1:
+            summary._put(dataset, MEAN, whole)
+            summary._put(dataset, WORST, _combined(list(domains.values()), max if metric in ERRORS else min))
+        if dataset not in sources:
+            over_domains[dataset] = whole
+    summary.whole = list(over_domains)
+    if len(over_domains) > 1:
+        summary._put(AVERAGE, "all", _combined(list(over_domains.values()), statistics.fmean))
+    return summary
+
+
+def _combined(parts: Sequence[Mapping[str, Series]], combine: Callable[[Sequence[float]], float]) -> dict[str, Series]:
+    """Figure by figure; see `_combine`."""
+    figures = dict.fromkeys(figure for part in parts for figure in part)
+    return {figure: _combine([part.get(figure, {}) for part in parts], combine) for figure in figures}
+
+
+def _combine(parts: Sequence[Series], combine: Callable[[Sequence[float]], float]) -> Series:
+    """Seed by seed, for the learners and seeds that are in all parts."""
+    combined: dict[str, dict[int, float]] = {}
+    for learner in parts[0]:
+        seeds = set.intersection(*(set(part.get(learner, {})) for part in parts))
+        if seeds:
+            combined[learner] = {seed: combine([part[learner][seed] for part in parts]) for seed in sorted(seeds)}
+    return combined
+
+
+def _by_learner(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[str]]:
+    """Results by what tells their rows apart, zero-shot first, and what all of them have in common, in words."""
+    common, differ = [], []
+    for describe in (_shots, _backbone, _source):
+        described = {describe(result) for result in results}
+        if len(described) > 1:
+            differ.append(describe)
+        else:
+            common.append(described.pop())
+    found: dict[str, list[Result]] = defaultdict(list)
+    for result in sorted(results, key=lambda result: (result.learner != "zeroshot", result.learner, result.shots)):
+        found[" ".join([result.learner, *(describe(result) for describe in differ)])].append(result)
+    return dict(found), [text for text in common if text]
+
+
+def _shots(result: Result) -> str:
+    return {0: "all pictures", 1: "1 shot"}.get(result.shots, f"{result.shots} shots")
+
+
+def _backbone(result: Result) -> str:
+    return f"{result.backbone} {result.weights}"
+
+
+def _source(result: Result) -> str:
+    return f"trained on {result.source}" if result.source else ""
+
+
+def dataset_title(result: Result) -> str:
+    """Splits that promptkit drew are not those of the papers, and tables say so."""
+    return f"{result.title} (drawn)" if result.split == "draw" else result.title
+
+
+def _order(result: Result) -> tuple[bool, int, str, str]:
+    known = ("imagenet", *OTHERS, *VARIANTS)
+    place = known.index(result.dataset) if result.dataset in known else len(known)
+    return result.dataset != result.source, place, dataset_title(result), result.domain

@@ -1,0 +1,216 @@
+"""`promptkit bench`"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptkit.cli import options
+from promptkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from promptkit.bench.plan import Training
+    from promptkit.bench.runner import Outcome, Runner
+
+
+def bench(
+    protocol: Annotated[
+        str,
+        typer.Argument(
+            help="base-to-new, cross-dataset, domain-generalization, leave-one-domain-out or few-shot.",
+            show_default=False,
+        ),
+    ],
+    learners: Annotated[str, typer.Option(help="Comma-separated recipes.")] = "zeroshot,coop,gopro",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder of pictures or a manifest, repeatable; with --datasets, the folder that holds their folders.",
+            show_default=False,
+        ),
+    ] = None,
+    datasets: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated names below --data: see promptkit list dataset. Where a protocol transfers, those to "
+            "test on: the ten of CoOp, or the four variants of ImageNet, by default.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="What to train on: the data set, where a protocol transfers (imagenet by default); else the domains "
+            "(all by default).",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "1,2,3",
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            help="Training pictures per class and domain, 0 for all; 16 by default, and 1,2,4,8,16 for few-shot.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and results.")] = Path("results"),
+    shard: Annotated[
+        str, typer.Option(help="I/N: every N-th run, from the I-th on, of 0 to N-1; for processes that share --out.")
+    ] = "0/1",
+    plan: Annotated[bool, typer.Option("--plan", help="Say what there is to do, and do nothing.")] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="given, or draw: always drawn. given by default, as in promptkit train.", show_default=False),
+    ] = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    epochs: Annotated[int | None, typer.Option(help="Of all learners that train.", show_default=False, min=0)] = None,
+    batch_size: Annotated[int | None, typer.Option(show_default=False, min=1)] = None,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    cache: options.Cache = True,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[LEARNER:]SLOT.FIELD=VALUE",
+            help="A setting of one learner (coop:prompts.n_ctx=4), or of all that have it. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Train and test many learners as the papers do, and print their tables.
+
+    What is done is skipped: the same command goes on where it was stopped, and tries again what failed. The exit status
+    is 1 when something did.
+    """
+    import logging
+    import os
+
+    from promptkit.bench.plan import Request, make_plan
+    from promptkit.bench.protocols import check_protocol, open_data
+    from promptkit.bench.results import read_results
+    from promptkit.bench.runner import Runner
+    from promptkit.cli.console import console
+    from promptkit.cli.plugins import warn_broken
+    from promptkit.cli.table import print_tables
+    from promptkit.registry import installed
+
+    check_protocol(protocol)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("promptkit bench is one process", "start one on each device, each with its own --shard")
+    flags = {
+        "data.split": split,
+        "backbone.name": backbone,
+        "backbone.weights": weights,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.device": device,
+        "train.workers": workers,
+    }
+    registry, terminal = installed(), console()
+    warn_broken(registry)
+    request = Request(
+        protocol,
+        options.names(learners),
+        options.numbers("--seeds", seeds),
+        options.numbers("--shots", shots or ("1,2,4,8,16" if protocol == "few-shot" else "16")),
+        source or "",
+        {key: value for key, value in flags.items() if value is not None},
+        set_ or (),
+    )
+    opened = open_data(protocol, data or (), options.names(datasets or ""), registry, source or "", split == "draw")
+    for found in opened:
+        terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
+    runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache)
+    _print_plan(terminal, runner, detailed=plan)
+    if plan:
+        return
+    if not debug:  # every run would say which features it keeps
+        logging.getLogger("promptkit").setLevel(logging.WARNING)
+    try:
+        outcome = runner.run(_reporter(terminal, runner))
+    except KeyboardInterrupt:
+        terminal.print(f"stopped; what is finished is in {out}, and the same command goes on", soft_wrap=True)
+        raise typer.Exit(130) from None
+    _print_outcome(terminal, outcome)
+    if any(runner.state(training) == "done" for training in runner.plan.trainings):
+        print_tables([result for result in read_results([out]) if result.protocol == protocol])
+    raise typer.Exit(int(bool(outcome.failures)))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, slash, step = text.partition("/")
+    if not (slash and first.isdecimal() and step.isdecimal() and int(first) < int(step)):
+        raise ConfigError(
+            f"--shard {text}: expected I/N, with I from 0 to N - 1", "such as 0/2 and 1/2, for two processes"
+        )
+    return int(first), int(step)
+
+
+def _print_plan(terminal: "Console", runner: "Runner", detailed: bool) -> None:
+    from collections import Counter
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    states: dict[Training, str] = {training: runner.state(training) for training in runner.trainings}
+    if detailed:
+        table = Table("run", "trains on", "tests", "state", box=None)
+        for training, state in states.items():
+            on = _many(sum(training.dataset.counts("train")), "picture")
+            tests = f"{len(training.targets)}, {len(runner.missing(training))} to do"
+            table.add_row(escape(str(training.folder)), on, tests, state)
+        terminal.print(table)
+    counts = Counter(states.values())
+    known = ("done", "trained", "stopped", "damaged", "new")
+    listed = ", ".join(f"{counts[state]} {state}" for state in known if counts[state])
+    left = sum(len(runner.missing(training)) for training in runner.trainings)
+    terminal.print(
+        f"{runner.plan.protocol}: {_many(len(states), 'run')} ({listed}), {_many(left, 'test')} to do", soft_wrap=True
+    )
+    terminal.print(_left(runner), soft_wrap=True)
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _left(runner: "Runner") -> str:
+    from promptkit.bench.estimate import in_words, pictures_left, seconds_left
+
+    seconds = seconds_left(runner)
+    if seconds is None:
+        return f"{pictures_left(runner):,} pictures to train on, over all epochs; how long it takes shows after the first run"
+    return f"{in_words(seconds)} of training left" if seconds else "nothing left to train"
+
+
+def _reporter(terminal: "Console", runner: "Runner") -> "Callable[[Training, float], None]":
+    from itertools import count
+
+    numbers = count(1)
+    total = sum(runner.state(training) in ("new", "stopped") for training in runner.trainings)
+
+    def report(training: "Training", seconds: float) -> None:
+        terminal.print(
+            f"trained {training.folder} in {seconds:.1f} s, {next(numbers)} of {total}; {_left(runner)}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+    return report
+
+
+def _print_outcome(terminal: "Console", outcome: "Outcome") -> None:
+    from rich.markup import escape
+
+    for folder in outcome.elsewhere:
+        terminal.print(f"{escape(str(folder))} is left to the process that is busy with it", soft_wrap=True)
+    for failure in outcome.failures:
+        terminal.print(f"[red bold]failed:[/] {escape(f'{failure.folder}: {failure.message}')}", soft_wrap=True)
+    if outcome.failures:
+        terminal.print("[bold]hint:[/]  the same command tries again; delete a run's folder to begin it anew")

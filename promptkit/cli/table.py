@@ -1,0 +1,66 @@
+"""`promptkit table`"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptkit.cli import options
+
+if TYPE_CHECKING:
+    from promptkit.bench.results import Result
+
+
+def table(
+    results: Annotated[
+        list[Path], typer.Argument(help="Folders that promptkit bench made.", metavar="RESULTS...", show_default=False)
+    ],
+    format_: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or html.")] = "rich",
+    metric: Annotated[str, typer.Option(help="accuracy, macro_accuracy, top5, macro_f1 or ece.")] = "accuracy",
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Two learners, such as gopro,coop: their differences, paired by data set and seed."),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Make tables of results: learners side by side, then all statistics, with what is published.
+
+    csv holds the statistics alone; with --compare, the comparison alone.
+    """
+    from promptkit.bench.results import read_results
+
+    print_tables(read_results(results), format_, metric, compare)
+
+
+def print_tables(
+    results: "Sequence[Result]", format_: str = "rich", metric: str = "accuracy", compare: str | None = None
+) -> None:
+    """Every protocol has tables of its own."""
+    from promptkit.bench.formats import FORMATS, rich_table
+    from promptkit.bench.summary import summarize
+    from promptkit.bench.tables import all_statistics, comparison, side_by_side
+    from promptkit.cli.console import console
+    from promptkit.errors import ConfigError, UnknownNameError
+
+    if format_ not in ("rich", *FORMATS):
+        raise UnknownNameError("format", format_, ("rich", *FORMATS))
+    pair = [name.strip() for name in (compare or "").split(",") if name.strip()]
+    if compare is not None and len(pair) != 2:
+        raise ConfigError(f"--compare {compare}: two learners are expected", "such as: --compare gopro,coop")
+    summaries = [
+        summarize([result for result in results if result.protocol == protocol], metric)
+        for protocol in sorted({result.protocol for result in results})
+    ]
+    compared = [comparison(summary, *pair) for summary in summaries] if pair else []
+    if format_ == "csv":
+        tables = compared or [all_statistics(summary) for summary in summaries]
+    else:
+        made = [make(summary) for summary in summaries for make in (side_by_side, all_statistics)]
+        tables = [one.trimmed() for one in made + compared]
+    if format_ == "rich":
+        for one in tables:
+            console().print(one.title, soft_wrap=True, markup=False)
+            console().print(rich_table(one))
+    else:
+        typer.echo(FORMATS[format_](tables), nl=False)

@@ -1,0 +1,39 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from promptkit.bench.results import Result
+from promptkit.evaluation.metrics import Scores
+
+MakeResult = Callable[..., Result]
+
+
+@pytest.fixture
+def result() -> MakeResult:
+    """A result of an accuracy, with some other fields: result(0.75, learner="gopro", seed=2)."""
+
+    def make(accuracy: float, **others: Any) -> Result:
+        metrics = dict.fromkeys(("macro_accuracy", "top5", "macro_f1"), accuracy) | {"ece": 1 - accuracy}
+        metrics |= {name: others.pop(name) for name in list(others) if name in metrics}
+        about = {
+            "protocol": "base-to-new",
+            "learner": "coop",
+            "dataset": "dtd",
+            "title": "DTD",
+            "domain": "all",
+            "classes": "base",
+            "seed": 1,
+            "shots": 16,
+            "split": "given",
+            "source": "",
+            "backbone": "ViT-B-16",
+            "weights": "openai",
+            "template": "",
+            "version": "0.1.0",
+            "run": "runs/one",
+        }
+        scores = Scores(accuracy=accuracy, **metrics, per_class=(accuracy, None), n=50)
+        return Result(**{**about, **others}, scores=scores)
+
+    return make

@@ -1,0 +1,99 @@
+"""Result files: written whole, read with tolerance."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from promptkit.bench.results import RESULTS, Result, from_line, read_results, to_line, write_results
+from promptkit.errors import DataError, OutputError
+
+MakeResult = Callable[..., Result]
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    monkeypatch.setattr(logging.getLogger("promptkit"), "propagate", True)
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
+def test_a_line_is_flat_and_holds_everything(result: MakeResult) -> None:
+    written = result(0.75, template="a {}\nb {}")
+    line = to_line(written)
+    assert line.count("\n") == 1
+    content = json.loads(line)
+    assert (content["accuracy"], content["per_class"], content["n"], content["seed"]) == (0.75, [0.75, None], 50, 1)
+    assert "scores" not in content
+    assert from_line(line) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accuracy", 1.5), ("accuracy", True), ("accuracy", None), ("seed", -1), ("seed", "1"), ("shots", 1.0),
+        ("learner", 3), ("per_class", 0.5), ("per_class", ["x"]), ("n", None),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_not_sound_says_where(name: str, value: object, result: MakeResult) -> None:
+    line = json.dumps({**json.loads(to_line(result(0.5))), name: value})
+    with pytest.raises(ValueError, match=f"no sound {name}"):
+        from_line(line)
+
+
+def test_several_folders_are_merged_and_copies_count_once(result: MakeResult, tmp_path: Path) -> None:
+    first, second = result(0.5), result(0.6, seed=2)
+    write_results(folder(tmp_path / "one/run"), [first])
+    write_results(folder(tmp_path / "two/run"), [second])
+    write_results(folder(tmp_path / "two/copy"), [first])
+    assert set(read_results([tmp_path / "one", tmp_path / "two"])) == {first, second}
+
+
+def test_results_that_contradict_each_other_name_both_files(result: MakeResult, tmp_path: Path) -> None:
+    for name, accuracy in (("one", 0.5), ("two", 0.6)):
+        write_results(folder(tmp_path / name), [result(accuracy)])
+    with pytest.raises(DataError) as error:
+        read_results([tmp_path])
+    for name in ("one", "two"):
+        assert str(tmp_path / name / RESULTS) in error.value.message
+
+
+def test_damaged_lines_are_left_out_and_counted(
+    result: MakeResult, tmp_path: Path, warnings: Callable[[], list[str]]
+) -> None:
+    run = folder(tmp_path / "run")
+    write_results(run, [result(0.5), result(0.6, seed=2)])
+    with (run / RESULTS).open("ab") as file:
+        file.write(b'{"learner": "co\n\xff\xfe\n[1]\n{"seed": NaN}\n')
+    folder(tmp_path / "other/results.jsonl")
+    assert len(read_results([tmp_path])) == 2
+    (warning,) = warnings()
+    assert warning.startswith("5 damaged lines of results left out")
+
+
+def test_no_results_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no results in"):
+        read_results([tmp_path])
+    with pytest.raises(DataError, match="no folder"):
+        read_results([tmp_path / "nowhere"])
+
+
+def test_what_cannot_be_written_leaves_what_was_there(
+    result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_results(tmp_path, [result(0.5)])
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_results(tmp_path, [result(0.6)])
+    assert read_results([tmp_path]) == [result(0.5)]
+    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]

@@ -1,0 +1,456 @@
+"""`promptkit bench` and `promptkit table`, as a user meets them."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from promptkit.bench.results import RESULTS, Result, read_results, write_results
+from promptkit.testing import registered, write_pictures
+
+Command = Callable[..., "Finished"]
+
+TINY = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--device", "cpu", "--batch-size", "8")
+
+
+@pytest.fixture
+def bench(promptkit: Command, pictures: Path) -> Command:
+    """One epoch of two shots on the tiny backbone: bench("few-shot", "--learners", "coop", ...)."""
+
+    def run(protocol: str, *words: object) -> "Finished":
+        data = () if "--data" in words else ("--data", pictures)
+        quick = ("--shots", "2", "--seeds", "1", "--epochs", "1")
+        return promptkit("bench", protocol, *data, *TINY, *quick, "--out", "results", *words)
+
+    return run
+
+
+def figures(folder: Path) -> dict[tuple[object, ...], object]:
+    return {result.key: result.scores for result in read_results([folder])}
+
+
+def written(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+# In one warm process that forks, so that starting Python again costs nothing.
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import promptkit.cli, promptkit.bench.runner, open_clip, albumentations, torchmetrics, scipy.special
+from promptkit.registry import installed
+installed()
+
+def start(words, log):
+    child = os.fork()
+    if child:
+        return child
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 1)
+    os.dup2(1, 2)
+    sys.argv = ["promptkit", "bench", *words]
+    try:
+        promptkit.cli.main()
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+
+def finish(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def finished(out):
+    runs = {path.parent for path in out.rglob("learner.safetensors")}
+    return {run for run in runs if not (run / "state.safetensors").exists() and len(
+        (run / "log.jsonl").read_text().splitlines()) == 4}
+
+root, *words = sys.argv[1:]
+for protocol in ("base-to-new", "leave-one-domain-out"):
+    out = Path(root, protocol)
+    command = [protocol, *words, "--out", str(out)]
+    child = start(command, f"{root}/{protocol}-killed.txt")
+    while True:  # until one run is finished and another is under way
+        stopped = {path.parent for path in out.rglob("state.safetensors")}
+        if finished(out) and stopped - finished(out):
+            break
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    assert finish(child) == -signal.SIGKILL
+    before = {run: (run / "learner.safetensors").stat().st_mtime_ns for run in finished(out)}
+    assert finish(start(command, f"{root}/{protocol}-again.txt")) == 0, Path(f"{root}/{protocol}-again.txt").read_text()
+    for run, when in before.items():
+        assert (run / "learner.safetensors").stat().st_mtime_ns == when, run
+    print(protocol, "finished before:", *(run.relative_to(out) for run in before))
+whole = [protocol, *words, "--out", f"{root}/whole"]
+assert finish(start(whole, f"{root}/whole.txt")) == 0
+"""
+
+
+def test_a_killed_bench_finishes_without_repeating_a_run(pictures: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", KILLED, tmp_path, "--data", pictures, *TINY, "--learners", "coop,gopro"),
+            *("--seeds", "1,2", "--shots", "2", "--epochs", "4", "--set", "train.save_minutes=0"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for protocol, runs, tests in (("base-to-new", 4, 8), ("leave-one-domain-out", 8, 8)):
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith(protocol))
+        before = line.partition(": ")[2].split()
+        again = (tmp_path / f"{protocol}-again.txt").read_text()
+        trained = [line.split()[1] for line in again.splitlines() if line.startswith("trained ")]
+        assert before
+        assert not set(before) & set(trained)
+        assert len(before) + len(trained) == runs
+        assert "going on in epoch" in again
+        assert "± " in again, "the tables come at the end"
+        assert len(list((tmp_path / protocol).rglob(RESULTS))) == runs
+        assert len(figures(tmp_path / protocol)) == tests * (2 if protocol == "base-to-new" else 1)
+    assert figures(tmp_path / "leave-one-domain-out") == figures(tmp_path / "whole")
+
+
+def test_a_second_start_changes_nothing_and_prints_the_tables(bench: Command, tmp_path: Path) -> None:
+    first = bench("base-to-new", "--learners", "zeroshot,coop")
+    assert first.status == 0, first.err
+    assert "2 runs (2 new), 4 tests to do" in first.out
+    before = written(tmp_path)
+    again = bench("base-to-new", "--learners", "zeroshot,coop")
+    assert again.status == 0
+    assert written(tmp_path) == before
+    assert "2 runs (2 done), 0 tests to do" in again.out
+    assert first.out[first.out.index("base-to-new, 2 shots") :] == again.out[again.out.index("base-to-new, 2 shots") :]
+    assert bench("base-to-new", "--learners", "coop", "--seeds", "1,2").out.count("trained base-to-new") == 1
+
+
+def test_a_lost_or_damaged_result_is_found_again(bench: Command, tmp_path: Path) -> None:
+    bench("base-to-new", "--learners", "coop")
+    (file,) = tmp_path.rglob(RESULTS)
+    whole = figures(tmp_path)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]) + lines[3][:40])
+    done = bench("base-to-new", "--learners", "coop")
+    assert done.status == 0, done.err
+    assert "1 run (1 trained), 1 test to do" in done.out
+    assert "trained base-to-new" not in done.out
+    assert figures(tmp_path) == whole
+    assert len(file.read_text().splitlines()) == len(lines)
+
+
+def test_a_run_is_the_one_that_train_makes(bench: Command, promptkit: Command, tmp_path: Path) -> None:
+    assert bench("leave-one-domain-out", "--learners", "gopro").status == 0
+    (run,) = tmp_path.glob("results/leave-one-domain-out/*/gopro/2-shots/seed-1/photo")
+    alone = promptkit("train", "--config", run / "run.toml", "--out", "alone")
+    assert alone.status == 0, alone.err
+    ours, theirs = load_file(run / "learner.safetensors"), load_file(tmp_path / "alone/learner.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    promptkit("eval", "alone", "--domains", "photo", "--split", "all", "--json", "figures.json")
+    expected = json.loads((tmp_path / "figures.json").read_text())["runs"]["alone"]["photo"]
+    (result,) = (result for result in read_results([tmp_path]) if result.domain == "photo")
+    assert (result.scores.accuracy, result.scores.ece, result.scores.n) == (expected["accuracy"], expected["ece"], 32)
+
+
+def test_a_domain_left_out_of_a_given_split_is_tested_on_its_part(bench: Command, tmp_path: Path) -> None:
+    for domain, split in product(("photo", "sketch"), ("train", "test")):
+        write_pictures(tmp_path / "own" / domain / split, ["ring", "star"], [], 3)
+    done = bench("leave-one-domain-out", "--data", "own", "--learners", "zeroshot")
+    assert done.status == 0, done.err
+    assert {result.scores.n for result in read_results([tmp_path])} == {6}
+
+
+def test_the_plan_alone_does_nothing(bench: Command, tmp_path: Path) -> None:
+    before = written(tmp_path)
+    done = bench("few-shot", "--learners", "zeroshot,coop", "--shots", "1,2", "--plan")
+    assert done.status == 0, done.err
+    assert written(tmp_path) == before
+    assert not (tmp_path / "results").exists()
+    assert done.out.count("coop/") == 2
+    assert "24 pictures to train on, over all epochs" in done.out
+    assert "4 runs (4 new), 4 tests to do" in done.out
+
+
+# What goes wrong.
+
+
+def test_a_run_that_fails_stops_no_other(bench: Command, tmp_path: Path) -> None:
+    words = ("--learners", "coop,gopro,zeroshot")
+    done = bench(
+        "base-to-new", *words, "--set", "coop:train.lr=1e30", "--set", "coop:train.warmup_epochs=0", "--epochs", 3
+    )
+    assert done.status == 1, done.err
+    assert "failed: results/base-to-new/" in done.out
+    assert "loss term 'ce' is" in done.out
+    assert {result.learner for result in read_results([tmp_path])} == {"gopro", "zeroshot"}
+    assert "harmonic mean of the means" in done.out, "there are tables nevertheless"
+
+
+def test_a_test_that_fails_stops_no_other(bench: Command, tmp_path: Path) -> None:
+    done = bench("base-to-new", "--learners", "coop,zeroshot", "--set", "prompts.class_specific=true")
+    assert done.status == 1, done.err
+    assert "a context of its own for each class" in done.out
+    there = {(result.learner, result.classes) for result in read_results([tmp_path])}
+    assert there == {("coop", "base"), ("zeroshot", "base"), ("zeroshot", "new")}
+
+
+def test_an_unexpected_exception_in_one_learner_is_told_from_the_others(
+    bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit_coop.prompts import CoOpPrompts
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no text today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOpPrompts, "text", broken)
+        done = bench("few-shot", "--learners", "coop,zeroshot")
+    assert done.status == 1
+    assert "unexpected RuntimeError: no text today" in done.out
+    assert {result.learner for result in read_results([tmp_path])} == {"zeroshot"}
+    again = bench("few-shot", "--learners", "coop,zeroshot")
+    assert again.status == 0, again.out
+    assert {result.learner for result in read_results([tmp_path])} == {"zeroshot", "coop"}
+
+
+def test_other_settings_are_refused_with_the_difference(bench: Command, tmp_path: Path) -> None:
+    assert bench("few-shot", "--learners", "zeroshot,coop").status == 0
+    before = written(tmp_path)
+    done = bench("few-shot", "--learners", "zeroshot,coop", "--set", "prompts.n_ctx=3", "--set", "train.lr=0.5")
+    assert done.status == 2
+    assert "seed-1 was trained with other settings: train.lr: 0.002 in the run, 0.5 now" in done.err
+    assert written(tmp_path) == before
+    elsewhere = bench("few-shot", "--learners", "coop", "--workers", "1")
+    assert elsewhere.status == 0, "where it runs may differ"
+
+
+def test_ctrl_c_says_how_to_go_on(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptkit.training.run import Run
+
+    validate = Run._validate
+
+    def interrupt(run: Run) -> float | None:
+        if run.config.recipe == "gopro" and run.saved_epoch == 1:
+            raise KeyboardInterrupt
+        return validate(run)
+
+    words = ("few-shot", "--learners", "coop,gopro", "--epochs", "3")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_validate", interrupt)
+        done = bench(*words)
+    assert done.status == 130
+    assert "the same command goes on" in done.out
+    again = bench(*words)
+    assert again.status == 0, again.err
+    assert "2 runs (1 trained, 1 stopped), 2 tests to do" in again.out
+    assert "going on in epoch 2" in again.out
+    assert "trained few-shot" in again.out
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(bench: Command, tmp_path: Path, pictures: Path) -> None:
+    from promptkit.training.lock import FolderLock
+
+    folder = tmp_path / "results/few-shot" / pictures.name / "coop/2-shots/seed-1"
+    folder.mkdir(parents=True)
+    lock = FolderLock(folder)
+    lock.take()
+    done = bench("few-shot", "--learners", "coop,zeroshot")
+    lock.release()
+    assert done.status == 0, done.out
+    assert "is left to the process that is busy with it" in done.out
+    assert {result.learner for result in read_results([tmp_path])} == {"zeroshot"}
+
+
+def test_a_damaged_learner_fails_and_stays(bench: Command, tmp_path: Path) -> None:
+    bench("few-shot", "--learners", "coop,zeroshot")
+    (file,) = tmp_path.rglob("coop/**/learner.safetensors")
+    file.write_bytes(b"not at all")
+    (file.parent / RESULTS).unlink()
+    done = bench("few-shot", "--learners", "coop,zeroshot")
+    assert done.status == 1
+    assert "learner.safetensors is no promptkit checkpoint" in done.out
+    assert file.read_bytes() == b"not at all"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("few-shot", "--seeds", "1,x"), "--seeds 1,x: expected whole numbers"),
+        (("few-shot", "--shard", "2/2"), "--shard 2/2: expected I/N"),
+        (("few-shots",), "no protocol named 'few-shots'; did you mean 'few-shot'?"),
+        (("few-shot", "--data", "nowhere"), "no folder or manifest"),
+        (("few-shot", "--datasets", "caltech11"), "no dataset named 'caltech11'; did you mean 'caltech101'?"),
+        (("cross-dataset", "--datasets", "dtd"), "imagenet"),
+        (("few-shot", "--learners", "cop"), "no recipe named 'cop'; did you mean 'coop'?"),
+    ],
+)
+def test_what_cannot_be_planned(words: tuple[str, ...], message: str, bench: Command, tmp_path: Path) -> None:
+    done = bench(*words)
+    assert done.status == 2
+    assert message in done.err
+    assert not (tmp_path / "results").exists()
+
+
+# More than one of something.
+
+
+def test_shards_together_are_one_process(bench: Command, tmp_path: Path) -> None:
+    words = ("few-shot", "--learners", "zeroshot,coop", "--seeds", "1,2")
+    assert bench(*words, "--out", "whole").status == 0
+    first = bench(*words, "--shard", "0/2")
+    assert "2 runs (2 new)" in first.out
+    assert {(result.learner, result.seed) for result in read_results([tmp_path / "results"])} == {
+        ("zeroshot", 1),
+        ("coop", 1),
+    }
+    assert "2 runs (2 new)" in bench(*words, "--shard", "1/2").out
+    assert figures(tmp_path / "results") == figures(tmp_path / "whole")
+    assert "4 runs (4 done)" in bench(*words).out
+
+
+def test_an_example_learner_takes_part(bench: Command, tmp_path: Path) -> None:
+    with registered(import_module("promptkit_kgcoop"), "promptkit-kgcoop"):
+        done = bench("base-to-new", "--learners", "kgcoop,zeroshot", "--source", "photo")
+    assert done.status == 0, done.err
+    results = read_results([tmp_path])
+    assert {(result.learner, result.domain, result.classes) for result in results} == {
+        (learner, domain, classes)
+        for learner in ("kgcoop", "zeroshot")
+        for domain in ("cartoon", "photo")
+        for classes in ("base", "new")
+    }
+
+
+def write_catalogue(root: Path) -> None:
+    """DTD and EuroSAT as their papers lay them out, with a few drawings for pictures."""
+    for folder, images, file, classes in (
+        ("dtd", "images", "split_zhou_DescribableTextures.json", ["ring", "stripes", "star"]),
+        ("eurosat", "2750", "split_zhou_EuroSAT.json", ["circle", "cross"]),
+    ):
+        write_pictures(root / folder / images, classes, [], 4)
+        lists: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
+        for label, name in enumerate(classes):
+            for number, split in enumerate(("train", "train", "test", "test")):
+                lists[split].append([f"{name}/{number:03}.png", label, name])
+        (root / folder / file).write_text(json.dumps(lists))
+
+
+def test_hand_made_prompts_are_those_of_each_data_set(bench: Command, tmp_path: Path) -> None:
+    write_catalogue(tmp_path / "root")
+    words = ("--data", "root", "--source", "dtd", "--datasets", "eurosat", "--learners", "zeroshot,coop")
+    done = bench("cross-dataset", *words)
+    assert done.status == 0, done.err
+    results = read_results([tmp_path])
+    assert {(result.learner, result.title, result.template, result.source) for result in results} == {
+        ("zeroshot", "DTD", "{} texture.", "dtd"),
+        ("zeroshot", "EuroSAT", "a centered satellite photo of {}.", "dtd"),
+        ("coop", "DTD", "", "dtd"),
+        ("coop", "EuroSAT", "", "dtd"),
+    }
+    assert {(result.title, result.scores.n) for result in results} == {("DTD", 6), ("EuroSAT", 4)}
+    own = bench("cross-dataset", *words, "--out", "own", "--set", "prompts.template=one {}")
+    assert own.status == 0, own.err
+    assert {result.template for result in read_results([tmp_path / "own"])} == {"one {}", ""}
+
+
+def test_zero_shot_is_what_train_and_eval_find(bench: Command, promptkit: Command, tmp_path: Path) -> None:
+    write_catalogue(tmp_path / "root")
+    bench("few-shot", "--data", "root", "--datasets", "dtd,eurosat", "--learners", "zeroshot")
+    for name in ("dtd", "eurosat"):
+        where = ("--data", "root", "--dataset", name)
+        promptkit("train", "zeroshot", *where, *TINY, "--out", name)
+        promptkit("eval", name, *where, "--json", "figures.json")
+        expected = json.loads((tmp_path / "figures.json").read_text())["runs"][name]["all"]
+        (result,) = (result for result in read_results([tmp_path / "results"]) if result.dataset == name)
+        assert (result.scores.accuracy, result.scores.ece) == (expected["accuracy"], expected["ece"])
+
+
+# promptkit table
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two learners, three seeds, base and new classes, written by hand."""
+    from promptkit.evaluation.metrics import Scores
+
+    folder = tmp_path / "found"
+    for learner, bonus in (("coop", 0.0), ("gopro", 0.02)):
+        for seed in (1, 2, 3):
+            run = folder / learner / str(seed)
+            run.mkdir(parents=True)
+            about = {"protocol": "base-to-new", "learner": learner, "dataset": "dtd", "title": "DTD", "domain": "all"}
+            rest = {"split": "given", "source": "", "backbone": "ViT-B-16", "weights": "openai", "template": ""}
+            lines = []
+            for classes, accuracy in (("base", 0.8 + seed / 100), ("new", 0.42)):
+                x = accuracy + bonus
+                scores = Scores(x, x - 0.1, 1.0, x - 0.2, 0.05, (x, x), 100)
+                origin = {"seed": seed, "shots": 16, "version": "0.1.0", "run": str(run), "classes": classes}
+                lines.append(Result(**about, **rest, **origin, scores=scores))  # type: ignore[arg-type]
+            write_results(run, lines)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "marked"),
+    [
+        ("rich", "84.00 ± 1.00"),
+        ("markdown", "**84.00 ± 1.00**"),
+        ("latex", r"\textbf{84.00 $\pm$ 1.00}"),
+        ("html", "<strong>84.00 ± 1.00</strong>"),
+        ("csv", "gopro,84.00,1.00,81.52,86.48,3,82.41,+1.59"),
+    ],
+)
+def test_every_format_prints_the_tables(name: str, marked: str, results: Path, promptkit: Command) -> None:
+    done = promptkit("table", results, "--format", name)
+    assert done.status == 0, done.err
+    assert marked in done.out
+    assert "79.44" in done.out, "the published figure of CoOp"
+
+
+def test_csv_is_one_table(results: Path, promptkit: Command) -> None:
+    rows = list(csv.DictReader(io.StringIO(promptkit("table", results, "--format", "csv").out)))
+    assert len(rows) == 8
+    assert {(row["learner"], row["mean"]) for row in rows if row["figure"] == "base"} == {
+        ("coop", "82.00"),
+        ("gopro", "84.00"),
+    }
+    compared = promptkit("table", results, "--format", "csv", "--compare", "gopro,coop")
+    rows = list(csv.DictReader(io.StringIO(compared.out)))
+    (base,) = (row for row in rows if row["figure"] == "base")
+    assert (base["mean"], base["wins"], base["ties"], base["losses"], base["pairs"]) == ("+2.00", "3", "0", "0", "3")
+
+
+def test_another_metric_and_several_folders(results: Path, promptkit: Command) -> None:
+    done = promptkit("table", results / "coop", results / "gopro", "--format", "csv", "--metric", "macro_accuracy")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert {row["learner"]: row["mean"] for row in rows if row["figure"] == "base"} == {
+        "coop": "72.00",
+        "gopro": "74.00",
+    }
+    assert {row["published"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--format", "latx"), "no format named 'latx'; did you mean 'latex'?"),
+        (("--metric", "acc"), "no metric named 'acc'"),
+        (("--compare", "gopro"), "--compare gopro: two learners are expected"),
+        (("--compare", "gopro,cop"), "no learner named 'cop'; did you mean 'coop'?"),
+    ],
+)
+def test_what_cannot_be_tabulated(words: tuple[str, ...], message: str, results: Path, promptkit: Command) -> None:
+    done = promptkit("table", results, *words)
+    assert done.status == 2
+    assert message in done.err

@@ -1,0 +1,184 @@
+"""What docs/ says is so: its snippets run, its commands and settings exist, its links lead somewhere, nothing is left out."""
+
+import html
+import importlib
+import importlib.util
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+
+import promptkit as package
+from promptkit import hooks
+from promptkit.cli import app
+from promptkit.config import option_fields, resolve
+from promptkit.registry import KINDS, installed
+
+Command = Callable[..., "Finished"]
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
+GENERATED = "cli.md"
+
+
+def text(page: str) -> str:
+    """A page with the files, or the marked sections of files, that it includes."""
+
+    def included(match: re.Match[str]) -> str:
+        content = (ROOT / match[1]).read_text()
+        if match[2]:
+            content = re.split(rf".*\[(?:start|end):{match[2]}\].*\n", content)[1]
+        return content
+
+    return re.sub(r'^--8<-- "([^":]+):?(\w*)"$', included, PAGES[page].read_text(), flags=re.MULTILINE)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text(page), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_its_python_runs(page: str, train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "\n".join(blocks(page, "python"))
+    if "runs/gopro" in code:
+        assert train("gopro", "--out", "runs/gopro").status == 0
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    exec(compile(code, page, "exec"), module.__dict__)
+
+
+def test_its_python_is_there() -> None:
+    """So that a slip in `blocks` can't empty the test above."""
+    examples = [page for page in PAGES if page.split("/")[0] in ("hooks", "components") and blocks(page, "python")]
+    assert len(examples) >= len(KINDS) + 7
+
+
+def command_lines() -> Iterator[tuple[str, list[str]]]:
+    """The page, and the words behind `promptkit`, of every command of ours."""
+    for page in PAGES:
+        for line in re.findall(r"^\$ (.*)$", "\n".join(blocks(page, "console")), re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            if "promptkit" in words and "pip" not in words:
+                yield page, words[words.index("promptkit") + 1 :]
+
+
+def test_its_commands_parse() -> None:
+    lines = list(command_lines())
+    assert len(lines) > 20
+    for page, words in lines:
+        command: Any = typer.main.get_command(app)
+        rest = list(words)
+        while hasattr(command, "commands"):
+            assert rest[0] in command.commands, f"{page}: {words}"
+            command = command.commands[rest.pop(0)]
+        try:
+            command.make_context(command.name, rest)
+        except Exception as error:  # typer's own, in a module that it keeps to itself
+            pytest.fail(f"{page}: {shlex.join(words)}: {error}")
+
+
+def test_its_settings_exist() -> None:
+    registry = installed()
+    known = {entry.name for entry in registry}
+    for recipe in registry.entries["recipe"]:
+        for slot, values in resolve(registry, recipe).to_tables().items():
+            known |= {f"{slot}.{name}" for name in values} if isinstance(values, dict) else set()
+    for entry in registry:
+        if hasattr(entry.value, "Options"):
+            known |= {f"{entry.kind}.{option.name}" for option in option_fields(entry.value.Options)}
+    slots = "data|backbone|train|prompts|projector|views|loss"
+    found = {
+        match
+        for page in PAGES
+        for match in re.findall(rf"(?:`|--set )((?:{slots})\.\w+)(?==|`|\s)", PAGES[page].read_text())
+    }
+    assert len(found) > 20
+    others = {"loss.gamma", "loss.weight", "train.py"}  # of the learners that the pages write, and CoOp's script
+    assert found - known <= others
+
+
+def test_every_hook_has_a_page() -> None:
+    for hook in KINDS.values():
+        page = text(f"hooks/{hook}.md")
+        assert f"::: promptkit.hooks.{hook}\n" in page
+        assert f"def {hook}(register):" in page
+    assert {name for name in vars(hooks) if name.startswith("register_")} == set(KINDS.values())
+
+
+def public() -> Iterator[tuple[str, str]]:
+    """Where each public class and function is documented: its module, or the public one that hands it on; its name."""
+    for path in package.PUBLIC_MODULES:
+        module = importlib.import_module(path)
+        for name in getattr(module, "__all__", vars(module)):
+            value = getattr(module, name)
+            if name.startswith("_") or not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            handed_on = hasattr(module, "__all__") and value.__module__ not in package.PUBLIC_MODULES
+            if value.__module__ == path or handed_on:
+                yield path, name
+
+
+def test_everything_public_is_described() -> None:
+    pages = "\n".join(path.read_text() for path in PAGES.values())
+    described = set(re.findall(r"^::: ([\w.]+)$(?!\n    options: {members: false)", pages, re.MULTILINE))
+    found = list(public())
+    assert ("promptkit.components", "Loss") in found
+    assert ("promptkit.testing", "check_recipe") in found
+    assert [f"{path}.{name}" for path, name in found if not {path, f"{path}.{name}"} & described] == []
+    for path in package.PUBLIC_MODULES:
+        assert f"| `{path}` |" in PAGES["python.md"].read_text()
+
+
+def test_its_links_lead_somewhere() -> None:
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page].read_text())]
+    assert len(links) > 30
+    for page, link in links:
+        target = (DOCS / page).parent / link
+        assert link.startswith("https://") or target.exists() or target == DOCS / GENERATED, f"{page}: {link}"
+
+
+def test_the_command_lines_page_has_every_command_and_option() -> None:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec
+    assert spec.loader
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    page = generate.command_line()
+
+    def look_up(command: Any, path: str) -> None:
+        section = page.partition(f"# `{path}`\n")[2].partition("\n#")[0] if path != "promptkit" else page
+        assert section, path
+        for name in (parameter.opts[0] for parameter in command.params):
+            assert not name.startswith("-") or f"`{name}" in section, f"{path} {name}"
+        for inner in getattr(command, "commands", {}).values():
+            look_up(inner, f"{path} {inner.name}")
+
+    look_up(typer.main.get_command(app), "promptkit")
+    assert "..." not in page.partition("**Commands**")[2].partition("\n#")[0]
+
+
+def test_it_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    site = tmp_path / "site"
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {path: path.read_text() for path in site.rglob("*.html")}
+    assert len(pages) > len(PAGES)
+    for path, page in pages.items():
+        assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="?https?:', page), path
+    everything = "".join(pages.values())
+    missing = [f"{path}.{name}" for path, name in public() if f'id="{path}.{name}"' not in everything]
+    assert missing == []
+    # Shapes come through whole, "#" and all.
+    prompts = html.unescape(re.sub(r"<[^>]+>", "", (site / "components/prompts.html").read_text()))
+    assert 'vision() -> Float[Tensor, "J #B M V"] | None' in prompts
