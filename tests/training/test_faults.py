@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -81,15 +80,6 @@ def test_a_killed_worker_is_one_message_and_the_last_epoch_stays(pictures: Path,
     assert "--workers 0" in said
     assert is_whole(tmp_path / "run")
     assert not is_locked(tmp_path / "run")
-
-
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="sets another process's limit")
-def test_a_full_disk_leaves_the_last_epoch(pictures: Path, tmp_path: Path) -> None:
-    """The system's limit on a file's size stands in for the disk."""
-    with training(pictures, tmp_path, "--workers", "0") as process:
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
-        assert "can't be written: File too large" in message(process)
-    assert is_whole(tmp_path / "run")
 
 
 def test_no_room_for_a_checkpoint_leaves_the_old_one(

@@ -24,7 +24,7 @@ def log(run: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize(("kills", "bank"), [(20, 0), (6, 2)])
+@pytest.mark.parametrize(("kills", "bank"), [(20, 0), (4, 2)])
 def test_kills_at_any_moment_change_nothing(
     kills: int, bank: int, drive: Drive, pictures: Path, tmp_path: Path
 ) -> None:

@@ -44,8 +44,8 @@ def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(
         import json, resource
         out, *words = sys.argv[1:]
         found = []
-        small, large = [(0, 0, 3), (400, 0, 3), (2500, 0, 3), (2500, 0, 1), (9000, 0, 1)], [(10**6, 1, 3)]
-        for limit, bank, epochs in [(0, 1, 3), (3000, 1, 3), *small, (9000, 0, 3), (20000, 0, 3), *large]:
+        small, large = [(400, 0, 3), (2500, 0, 3), (2500, 0, 1), (9000, 0, 1)], [(10**6, 1, 3)]
+        for limit, bank, epochs in [(0, 1, 3), (3000, 1, 3), *small, (20000, 0, 3), *large]:
             name = f"{limit}-{bank}-{epochs}"
             os.environ["PROMPTKIT_CACHE"] = f"{out}/cache{name}"
             read, write = os.pipe()
@@ -184,19 +184,8 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 def test_permission_taken_away_during_a_run_loses_nothing(
     train: Command, promptkit: Command, pictures: Path, tmp_path: Path
 ) -> None:
-    words = [
-        "--data",
-        str(pictures),
-        "--epochs",
-        "60",
-        "--domains",
-        "photo",
-        "--shots",
-        "2",
-        "--device",
-        "cpu",
-        "--no-cache",
-    ]
+    words = ["--data", str(pictures), "--epochs", "40", "--domains", "photo", "--shots", "2"]
+    words += ["--device", "cpu", "--no-cache"]
     tiny = ["--backbone", "tiny", "--weights", "none", "--workers", "0"]
     process = subprocess.Popen(
         [*as_owner(), sys.executable, "-m", "promptkit", "train", "coop", *tiny, *words, "--out", "run"],
