@@ -204,11 +204,18 @@ class Trainer:
         }
         for process, states in enumerate(distributed.gather_objects([generator_states()])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
-        return tensors, {"position": asdict(self.position), "optimizer": scalars}
+        # Some count their steps in the group, among the settings, as a number or a tensor.
+        added = [
+            {name: value for name, value in group.items() if name not in self.optimizer.defaults}
+            for group in self.optimizer.param_groups
+        ]
+        tensors |= {f"group.{name}": tensor.detach().cpu() for name, tensor in _tensors(dict(enumerate(added))).items()}
+        groups = [{name: value for name, value in group.items() if is_number(value)} for group in added]
+        return tensors, {"position": asdict(self.position), "optimizer": scalars, "groups": groups}
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Go on from a state. Raises ValueError, or whatever torch raises, for one that is not of this learner."""
-        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "generator": {}}
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "group": {}, "generator": {}}
         for key, tensor in tensors.items():
             part, _, name = key.partition(".")
             parts[part][name] = tensor
@@ -219,21 +226,34 @@ class Trainer:
         self.position = Position(**plain["position"])
         if not 1 <= self.position.epoch <= self.settings.epochs:
             raise ValueError(f"it is in epoch {self.position.epoch} of {self.settings.epochs}")
-        self._load_optimizer({**parts["optimizer"], **plain["optimizer"]})
-        self.learner.load_state_dict(parts["learner"])
+        groups = plain["groups"]
+        for key, tensor in parts["group"].items():
+            index, _, name = key.partition(".")
+            groups[int(index)][name] = tensor
+        self._load_optimizer({**parts["optimizer"], **plain["optimizer"]}, groups, parts["learner"])
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"generator.{distributed.rank()}.cuda"], self.device)
 
-    def _load_optimizer(self, values: Mapping[str, Any]) -> None:
-        """What an optimiser keeps has no declared shape: a step tells, and one from these values has to come out finite."""
+    def _load_optimizer(
+        self, values: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], learned: Mapping[str, Tensor]
+    ) -> None:
+        """What an optimiser keeps has no declared shape: a step tells, and one from these values has to come out finite.
+
+        Leaves the learner with what was learned.
+        """
         state: dict[int, dict[str, Any]] = {}
         for key, value in values.items():
             index, _, name = key.partition(".")
             state.setdefault(int(index), {})[name] = value
         if strangers := state.keys() - set(range(len(self.parameters))):
             raise ValueError(f"there is no parameter {min(strangers)} to optimise")
-        fresh = self.optimizer.state_dict()
+        fresh = self.optimizer.state_dict()["param_groups"]
+        for kept, group in zip(groups, fresh, strict=True):
+            numbers = (value for value in kept.values() if not isinstance(value, Tensor))
+            if kept.keys() & self.optimizer.defaults.keys() or not all(map(is_number, numbers)):
+                raise ValueError("its groups have more than an optimiser adds to its settings")
+            group |= kept
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()
@@ -241,12 +261,14 @@ class Trainer:
         common = made.keys() & given.keys()
         if wrong := misfits({name: given[name] for name in common}, {name: made[name] for name in common}):
             raise ValueError(f"the optimiser's {'; '.join(wrong)}")
-        self.optimizer.load_state_dict({**fresh, "state": deepcopy(state)})
+        self.learner.load_state_dict(learned)
+        self.optimizer.load_state_dict({"param_groups": deepcopy(fresh), "state": deepcopy(state)})
         self.optimizer.step()
         if not all(parameter.isfinite().all() for parameter in self.parameters):
             raise ValueError("the optimiser would make parameters that are not finite")
         self.optimizer.zero_grad()
-        self.optimizer.load_state_dict({**fresh, "state": state})
+        self.learner.load_state_dict(learned)
+        self.optimizer.load_state_dict({"param_groups": fresh, "state": state})
 
 
 def _tensors(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:

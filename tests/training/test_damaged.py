@@ -103,6 +103,8 @@ def unsound_state(path: Path, signed: Callable[..., bytes]) -> Iterator[tuple[st
         yield f"norms {constant}", signed(tensors, text)
     for key, value in (("0.step", []), ("0.exp_avg", 3), ("99.step", 1), ("-1.step", 1), ("x.step", 1), ("", 1)):
         yield f"optimizer {key} {value}", signed(tensors, {**plain, "optimizer": {key: value}})
+    for groups in ([], [1], [{"lr": 9}, {"lr": 9}], [{"step": "x"}], [{"step": []}], [{"x": 10**400}], [{"params": 1}]):
+        yield f"groups {groups!r:.20}", signed(tensors, {**plain, "groups": groups})
     for value in ({}, {"train": {"lr": 7}}, {"x" * 10_000: "y" * 10_000}, {f"s{n}": n for n in range(10_000)}):
         yield f"settings {value!r:.20}", signed(tensors, {**plain, "settings": value})
     yield "other data", signed(tensors, {**plain, "data": "x" * 10_000})
@@ -236,7 +238,7 @@ def test_any_metadata_is_read_or_refused(text: str) -> None:
             assert all(type(name) is str for name in metadata.classnames)
 
 
-parts = st.sampled_from(["position", "optimizer", "settings", "data"])
+parts = st.sampled_from(["position", "optimizer", "groups", "settings", "data"])
 
 
 @given(st.one_of(json_values, st.dictionaries(parts, json_values)).map(json.dumps) | st.text(max_size=50))

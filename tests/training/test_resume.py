@@ -158,13 +158,15 @@ def test_a_kill_between_the_last_save_and_the_end_changes_nothing(
     assert not (stopped / "state.safetensors").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["momentum", "lamb", "adan", "adafactor"])
 def test_a_kill_after_the_first_epoch_is_no_finished_run(
-    train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever was written last: the learner, or the state."""
+    """Whatever was written last, the learner or the state, and wherever an optimiser keeps what it counts."""
     from promptkit.training.checkpoint import RunFolder
 
-    train("coop", "--out", "whole")
+    words = ("--set", f"train.optimizer={optimizer}")
+    train("coop", "--out", "whole", *words)
     for name in ("save", "save_state"):
         written = getattr(RunFolder, name)
 
@@ -174,8 +176,8 @@ def test_a_kill_after_the_first_epoch_is_no_finished_run(
 
         with monkeypatch.context() as patch:
             patch.setattr(RunFolder, name, killed)
-            assert train("coop", "--out", name).status == 130
-        done = train("coop", "--out", name, "--resume")
+            assert train("coop", "--out", name, *words).status == 130
+        done = train("coop", "--out", name, *words, "--resume")
         assert done.status == 0, done.err
         assert "going on in epoch 2" in done.out
         assert learned(tmp_path / name) == learned(tmp_path / "whole")
