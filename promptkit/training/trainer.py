@@ -4,12 +4,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 
@@ -17,10 +15,11 @@ from promptkit import distributed
 from promptkit.config import TrainSettings
 from promptkit.data.loading import Batches
 from promptkit.data.pictures import Unreadable
-from promptkit.errors import ConfigError, DataError, TrainingError
+from promptkit.errors import DataError, TrainingError
 from promptkit.files import is_number
 from promptkit.learner import Learner
 from promptkit.tensors import Batch
+from promptkit.training.optimizer import load_optimizer, make_optimizer, optimizer_state
 from promptkit.training.tensorfile import misfits
 
 log = logging.getLogger("promptkit")
@@ -194,24 +193,11 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which `load_state` goes on as if nothing had happened. All processes call it."""
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
-        optimizer = self.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{name}": tensor.detach().cpu() for name, tensor in _tensors(optimizer).items()}
-        scalars = {
-            f"{index}.{name}": value
-            for index, values in optimizer.items()
-            for name, value in values.items()
-            if value is not None and not isinstance(value, Tensor)
-        }
+        kept, plain = optimizer_state(self.optimizer)
+        tensors |= kept
         for process, states in enumerate(distributed.gather_objects([generator_states()])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
-        # Some count their steps in the group, among the settings, as a number or a tensor.
-        added = [
-            {name: value for name, value in group.items() if name not in self.optimizer.defaults}
-            for group in self.optimizer.param_groups
-        ]
-        tensors |= {f"group.{name}": tensor.detach().cpu() for name, tensor in _tensors(dict(enumerate(added))).items()}
-        groups = [{name: value for name, value in group.items() if is_number(value)} for group in added]
-        return tensors, {"position": asdict(self.position), "optimizer": scalars, "groups": groups}
+        return tensors, {"position": asdict(self.position), **plain}
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Go on from a state. Raises ValueError, or whatever torch raises, for one that is not of this learner."""
@@ -226,59 +212,10 @@ class Trainer:
         self.position = Position(**plain["position"])
         if not 1 <= self.position.epoch <= self.settings.epochs:
             raise ValueError(f"it is in epoch {self.position.epoch} of {self.settings.epochs}")
-        groups = plain["groups"]
-        for key, tensor in parts["group"].items():
-            index, _, name = key.partition(".")
-            groups[int(index)][name] = tensor
-        self._load_optimizer({**parts["optimizer"], **plain["optimizer"]}, groups, parts["learner"])
+        load_optimizer(self.optimizer, self.learner, parts["learner"], parts["optimizer"], parts["group"], plain)
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"generator.{distributed.rank()}.cuda"], self.device)
-
-    def _load_optimizer(
-        self, values: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], learned: Mapping[str, Tensor]
-    ) -> None:
-        """What an optimiser keeps has no declared shape: a step tells, and one from these values has to come out finite.
-
-        Leaves the learner with what was learned.
-        """
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in values.items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        if strangers := state.keys() - set(range(len(self.parameters))):
-            raise ValueError(f"there is no parameter {min(strangers)} to optimise")
-        fresh = self.optimizer.state_dict()["param_groups"]
-        for kept, group in zip(groups, fresh, strict=True):
-            numbers = (value for value in kept.values() if not isinstance(value, Tensor))
-            if kept.keys() & self.optimizer.defaults.keys() or not all(map(is_number, numbers)):
-                raise ValueError("its groups have more than an optimiser adds to its settings")
-            group |= kept
-        for parameter in self.parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.step()
-        made, given = _tensors(self.optimizer.state_dict()["state"]), _tensors(state)
-        common = made.keys() & given.keys()
-        if wrong := misfits({name: given[name] for name in common}, {name: made[name] for name in common}):
-            raise ValueError(f"the optimiser's {'; '.join(wrong)}")
-        self.learner.load_state_dict(learned)
-        self.optimizer.load_state_dict({"param_groups": deepcopy(fresh), "state": deepcopy(state)})
-        self.optimizer.step()
-        if not all(parameter.isfinite().all() for parameter in self.parameters):
-            raise ValueError("the optimiser would make parameters that are not finite")
-        self.optimizer.zero_grad()
-        self.learner.load_state_dict(learned)
-        self.optimizer.load_state_dict({"param_groups": fresh, "state": state})
-
-
-def _tensors(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """An optimiser's tensors by parameter and name."""
-    return {
-        f"{index}.{name}": value
-        for index, values in state.items()
-        for name, value in values.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def generator_states() -> dict[str, Tensor]:
@@ -293,23 +230,6 @@ def start(learner: Learner, batches: Batches) -> None:
     batches.set_epoch(0)
     learner.eval()
     learner.start(to_device(loaded.batch, device) for loaded in batches if loaded.batch is not None)
-
-
-def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:
-    """timm's optimiser of that name. Raises ConfigError when timm has none."""
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            learner,
-            opt=settings.optimizer,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-        )
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(
-            f"train.optimizer={settings.optimizer!r}: {error}", "such as momentum, sgd or adamw"
-        ) from None
-    return optimizer
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
