@@ -10,7 +10,7 @@ import torch
 from measuring import best, check, classnames, learner_for, report
 from torch import Tensor
 
-from promptkit.backbones.prompt_encoder import Layout, _packed
+from promptkit.backbones.packed import Layout, encode_packed
 from promptkit.backbones.segments import Segment
 from promptkit.backbones.text_tower import TextTower, mark_slots
 from promptkit.tensors import ClassTokens, TextPrompts
@@ -67,7 +67,7 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
     loops: dict[str, Encode] = {
         "plain": lambda picture, part: plain.encode_text(backbone, picture, parts[part]),
         "trimmed": lambda picture, part: plain.encode_text(backbone, picture, parts[part], longest),
-        "shared": lambda picture, part: _packed(backbone.text_tower, picture[None, None], None, layouts[part])[0],
+        "shared": lambda picture, part: encode_packed(backbone.text_tower, picture[None, None], None, layouts[part])[0],
     }
     packed(1)  # constants are computed once
     repeats = 1 if n_classes > 100 else 2

@@ -32,7 +32,7 @@ def load_backbone(settings: BackboneSettings, registry: Registry) -> Backbone:
         from promptkit.backbones.openclip import load_openclip
 
         backbone = load_openclip(settings.name, settings.weights)
-    backbone.configure(Compute(settings.dtype, settings.memory_gb, settings.compile))
+    backbone.configure(Compute(settings.dtype, settings.memory_gb, settings.checkpoint, settings.compile))
     return backbone
 
 

@@ -7,7 +7,6 @@ A setting is `slot.field`, a scalar. Slots are `data`, `backbone` and `train`, w
     command's own options
 """
 
-import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -16,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.files import regular_file
 from promptkit.learner import Recipe
 from promptkit.registry import Registry
 
@@ -54,6 +54,10 @@ class BackboneSettings:
         Literal["auto", "float32", "bf16"], "arithmetic of the image tower; auto: bf16 on a CUDA device made for it"
     ] = "auto"
     memory_gb: Annotated[float, "what encoding text may hold, in GB; 0: half of what the device has free"] = 0.0
+    checkpoint: Annotated[
+        Literal["auto", "on", "off"],
+        "compute text activations again in the backward pass instead of holding them; auto: where they exceed memory_gb",
+    ] = "auto"
     compile: Annotated[bool, "compile the towers' blocks with torch.compile; pays in long runs on a GPU"] = False
 
 
@@ -266,7 +270,8 @@ def _values(options: Any) -> dict[str, Scalar]:
 def read_run_file(path: Path) -> dict[str, Any]:
     """The tables of a run file, the recipe's name among them. Raises ConfigError when it can't be read as one."""
     try:
-        tables = tomllib.loads(_read_limited(path))
+        regular_file(path, MAX_RUN_FILE)
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no run file at {path}", "a finished run holds one, named run.toml") from None
     except RecursionError:
@@ -276,13 +281,3 @@ def read_run_file(path: Path) -> dict[str, Any]:
     if not isinstance(tables.get("recipe"), str):
         raise ConfigError(f"{path} names no recipe", 'a run file begins with: recipe = "..."')
     return tables
-
-
-def _read_limited(path: Path) -> str:
-    """The text of a file, after a look at what it is: a pipe would hang, a huge one fill the memory."""
-    info = path.stat()
-    if not stat.S_ISREG(info.st_mode):
-        raise OSError("it is not a file")
-    if info.st_size > MAX_RUN_FILE:
-        raise OSError(f"it has {info.st_size:,} bytes, and at most {MAX_RUN_FILE:,} are read")
-    return path.read_text(encoding="utf-8")

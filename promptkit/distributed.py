@@ -5,7 +5,7 @@ everything here is the identity and nothing is initialised.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -67,17 +67,25 @@ def own(rows: Float[Tensor, "B ..."]) -> Float[Tensor, "b ..."]:
     return rows.chunk(processes())[rank()]
 
 
+def average(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The mean of each tensor over processes, without gradients."""
+    if processes() == 1:
+        return list(tensors)
+    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= processes()
+    means = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True)]
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its mean over processes; a parameter that no gradient reached counts as 0."""
     if processes() == 1:
         return
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([grad.flatten() for grad in grads])
-    dist.all_reduce(flat)
-    flat /= processes()
-    for parameter, mean in zip(parameters, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
-        parameter.grad = mean.view_as(parameter)
+    means = average([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+    for parameter, mean in zip(parameters, means, strict=True):
+        parameter.grad = mean
 
 
 def gather_objects(own_objects: list[Any]) -> list[Any]:

@@ -142,7 +142,10 @@ class Learner(nn.Module):
         )
 
     def start(self, batches: Iterable[Batch]) -> None:
-        """Called once before the first step. `batches` holds each training picture once, read as it is iterated."""
+        """Called once before the first step. `batches` holds each training picture once, read as it is iterated.
+
+        Every one of several processes sees all of them.
+        """
 
     def backward(self, terms: Mapping[str, Tensor]) -> None:
         """Accumulate gradients from the loss terms: by default, of their sum."""

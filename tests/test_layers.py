@@ -7,9 +7,9 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "published", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization", "hooks",
-    "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config", "build",
-    "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench",
+    "errors", "published", "files", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization",
+    "hooks", "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config",
+    "build", "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench",
     "demo.comparison", "testing", "cli", "__main__",
 ]
 # fmt: on

@@ -47,6 +47,9 @@ class Compute:
     """Arithmetic of the image tower. "auto" is bf16 on a CUDA device made for it, and float32 elsewhere."""
     memory_gb: float = 0.0
     """What encoding text may hold, in 10^9 bytes; 0 is half of what the device has free."""
+    checkpoint: Literal["auto", "on", "off"] = "auto"
+    """Compute the text tower's activations again in the backward pass, instead of holding them? "auto" does where one pass
+    over all texts would hold more than `memory_gb`; "off" does not before the memory runs out."""
     compile: bool = False
     """Compile the blocks of both towers with torch.compile, for any number of pictures, classes and tokens."""
 

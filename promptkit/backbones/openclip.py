@@ -65,6 +65,7 @@ class OpenClipBackbone(Backbone):
         if compute.memory_gb < 0:
             raise BackboneError(f"memory_gb={compute.memory_gb} is below 0")
         self.encoder.memory_bytes = int(compute.memory_gb * 1e9) or None
+        self.encoder.checkpoint = compute.checkpoint
         if compute.compile:
             self.text_tower.compile()
             self.image_tower.compile()

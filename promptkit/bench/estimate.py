@@ -4,8 +4,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from promptkit.bench.runner import Runner
+from promptkit.files import plain_json
 from promptkit.training.checkpoint import LOG
-from promptkit.training.tensorfile import plain_json
 
 
 def seconds_left(runner: Runner) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from promptkit.errors import DataError, OutputError
 from promptkit.evaluation.metrics import Scores
-from promptkit.training.tensorfile import plain_json, regular_file
+from promptkit.files import plain_json, regular_file
 
 log = logging.getLogger("promptkit")
 

@@ -10,6 +10,7 @@ app = typer.Typer(help="What was kept of frozen image towers: list it, clear it.
 @app.command("list")
 def list_(debug: options.Debug = False) -> None:
     """List the feature banks, the largest first, and what they take on the disk."""
+    from rich.markup import escape
     from rich.table import Table
 
     from promptkit.cli.console import console
@@ -21,7 +22,7 @@ def list_(debug: options.Debug = False) -> None:
     for path, size in files:
         about = read_about(path) or {"backbone": "(damaged, or half written)"}
         columns = ("backbone", "views", "versions", "pictures", "folder")
-        table.add_row(in_words(size), *(str(about.get(column, "")) for column in columns))
+        table.add_row(in_words(size), *(escape(str(about.get(column, ""))) for column in columns))
     if files:
         console().print(table)
     total = in_words(sum(size for _, size in files))

@@ -121,7 +121,7 @@ def _write_json(path: Path, found: "Evaluation", classnames: tuple[str, ...]) ->
     import json
     from dataclasses import asdict
 
-    from promptkit.errors import OutputError
+    from promptkit.files import writing
 
     figures = {run: {domain: asdict(score) for domain, score in scores.items()} for run, scores in found.scores.items()}
     worst = {run: min(scores.items(), key=lambda item: item[1].accuracy) for run, scores in found.scores.items()}
@@ -131,7 +131,5 @@ def _write_json(path: Path, found: "Evaluation", classnames: tuple[str, ...]) ->
         "classes": classnames,
         "unreadable": [str(picture.path) for picture in found.unreadable],
     }
-    try:
+    with writing(path, "the figures stand above; choose another FILE for --json"):
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror}") from None

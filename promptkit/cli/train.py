@@ -1,5 +1,6 @@
 """`promptkit train`"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -97,7 +98,7 @@ def train(
     from promptkit.training.checkpoint import SETTINGS
     from promptkit.training.run import Run
 
-    if resume and not config and out and (out / SETTINGS).exists():
+    if resume and not config and out and os.path.exists(out / SETTINGS):
         config = out / SETTINGS
     tables = read_run_file(config) if config else {}
     recipe = recipe or tables.get("recipe")
@@ -141,7 +142,7 @@ def train(
     run = Run(settings, out, force, resume, cache=cache)
     terminal.print(
         f"{recipe} on {run.backbone.name} ({run.backbone.weights}), {len(run.dataset.classnames)} classes, "
-        f"{len(run.batches.pictures)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
+        f"{len(run.items)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
         soft_wrap=True,
     )
     try:

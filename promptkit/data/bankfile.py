@@ -1,5 +1,6 @@
 """The file of a feature bank: a safetensors file that is written row by row, and read without being loaded."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,16 +11,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from promptkit.errors import OutputError
+from promptkit.files import plain_json, regular_file
 
 SUFFIX = ".safetensors"
 _HEADER = "promptkit"
 _ROOM = 256
 """Spare bytes in the header, which is written again at the end, when the sizes are known."""
 _CHUNK = 1 << 24
+MAX_FILE = 1 << 50
+"""Bytes; a bank is never in memory."""
 
 
 class DamagedBankError(Exception):
@@ -74,6 +79,7 @@ class BankWriter:
             self.file = self.fresh.open("wb+")
             self.file.truncate(self.size)
         except OSError as error:
+            self.abandon()
             raise self._unwritable(error) from None
 
     def put(self, name: str, version: int, view: int, first: int, rows: np.ndarray) -> None:
@@ -106,8 +112,10 @@ class BankWriter:
     def abandon(self) -> None:
         """Leave nothing behind; after `finish` there is nothing to leave."""
         if self.file is not None:
-            self.file.close()
-            self.fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # closing writes what is left, where there may be no room
+                self.file.close()
+            with contextlib.suppress(OSError):
+                self.fresh.unlink(missing_ok=True)
 
     def _json(self, reasons: int, checksum: int) -> bytes:
         header: dict[str, Any] = {"__metadata__": {_HEADER: json.dumps(self.about), "checksum": str(checksum)}}
@@ -124,23 +132,52 @@ class BankWriter:
         )
 
 
-def read_bank(path: Path) -> dict[str, Tensor]:
-    """The tensors of a bank, mapped from the disk. Raises DamagedBankError when a single byte is not as written."""
+@dataclass(frozen=True, eq=False)
+class BankContent:
+    """What a bank holds, mapped from the disk."""
+
+    fields: Mapping[str, Tensor]
+    """"pooled", "patches", "taps.0", ...: (versions, views, pictures, ...); none where no picture was readable."""
+    readable: Tensor
+    """(pictures) bool"""
+    unreadable: Sequence[tuple[str, str]]
+    """Path and reason."""
+
+
+def read_bank(path: Path, lead: tuple[int, int, int]) -> BankContent:
+    """`lead` is versions, views, pictures. Raises DamagedBankError when a byte is not as written, or it holds others."""
     try:
+        regular_file(path, MAX_FILE)
         with safe_open(path, framework="pt") as opened, path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             if (opened.metadata() or {}).get("checksum") != str(_checksum(file, start)):
                 raise DamagedBankError("its checksum is wrong")
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        readable, reasons = tensors.pop("readable"), plain_json(bytes(tensors.pop("unreadable").tolist()))
+    except DamagedBankError:
+        raise
+    except Exception as error:  # torch has its own errors for types and shapes that it doesn't know
         raise DamagedBankError(str(error)) from None
+    taps = [name for name in tensors if name not in ("pooled", "patches")]
+    if not (
+        readable.dtype == torch.uint8
+        and readable.shape == lead[2:]
+        and all(tensor.dtype == torch.float32 and tensor.shape[:3] == lead for tensor in tensors.values())
+        and set(taps) == {f"taps.{i}" for i in range(len(taps))}
+        and ("pooled" in tensors or not tensors)
+        and isinstance(reasons, list)
+        and all(isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in reasons)
+    ):
+        raise DamagedBankError("it holds something else than its name says")
+    return BankContent(tensors, readable.bool(), [(path, reason) for path, reason in reasons])
 
 
 def read_about(path: Path) -> dict[str, Any]:
     """What a bank says about itself; empty for a damaged one."""
     try:
+        regular_file(path, MAX_FILE)
         with safe_open(path, framework="np") as opened:
-            about = json.loads((opened.metadata() or {})[_HEADER])
+            about = plain_json((opened.metadata() or {})[_HEADER])
     except (SafetensorError, OSError, KeyError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}

@@ -1,50 +1,31 @@
 """The feature bank: what a frozen image tower sees in a picture is computed once, and read from the disk ever after.
 
-A bank is a file in the cache folder, named by a hash of everything that its content depends on: the backbone's weights
-and arithmetic, what is read of its blocks, how the views are made and from which seed, the code that does it, and path,
-size and times of every picture. Change any of these, and the bank is another file; a stale one can't be read.
+A bank is a file in the cache folder, named by the key of its sources (`promptkit.data.sources`). Change anything that it
+depends on, and the bank is another file; a stale one can't be read.
 """
 
-import hashlib
-import json
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from promptkit.backbones.base import Backbone, ImageSpec, Taps
-from promptkit.components import Views
-from promptkit.data.bankfile import SUFFIX, BankWriter, DamagedBankError, Field, in_words, read_bank
+from promptkit.data.bankfile import SUFFIX, BankContent, BankWriter, DamagedBankError, Field, in_words, read_bank
 from promptkit.data.layouts import Item
-from promptkit.data.loading import (
-    MAX_PIXELS,
-    EpochSampler,
-    Loaded,
-    Loader,
-    TrainingPictures,
-    Unreadable,
-    eval_loader,
-    share,
-)
+from promptkit.data.loading import EpochSampler, Loaded, share
+from promptkit.data.pictures import Unreadable
+from promptkit.data.sources import Reads, Source, bank_key
 from promptkit.errors import DataError
-from promptkit.learner import Learner
 from promptkit.tensors import Batch, ImageFeatures
 
 log = logging.getLogger("promptkit")
-
-FORMAT = 1
-LIBRARIES = (
-    "torch", "open_clip_torch", "timm", "numpy", "pillow", "albumentations", "opencv-python", "opencv-python-headless",
-)  # fmt: skip
 
 
 def cache_folder() -> Path:
@@ -60,103 +41,11 @@ def cache_folder() -> Path:
 
 def cached() -> list[tuple[Path, int]]:
     """Every file that a bank left in the cache folder, half-written ones too, with its size; the largest first."""
-    sizes = [(path, path.stat().st_size) for path in (cache_folder() / "features").glob(f"*{SUFFIX}*")]
+    sizes = []
+    for path in (cache_folder() / "features").glob(f"*{SUFFIX}*"):
+        with contextlib.suppress(OSError):  # another process may have moved it
+            sizes.append((path, path.stat().st_size))
     return sorted(sizes, key=lambda file: -file[1])
-
-
-@dataclass(frozen=True)
-class Reads:
-    """What a learner reads of the image tower, when that does not depend on the learner itself."""
-
-    backbone: Backbone
-    taps: Taps | None
-    patches: bool
-
-    @staticmethod
-    def of(learner: Learner) -> "Reads | None":
-        """None for vision prompts, for a learner that encodes images in its own way, and for taps without a name."""
-        own = type(learner).encode_image is not Learner.encode_image or type(learner).forward is not Learner.forward
-        taps = learner.prompts.taps()
-        if own or learner.prompts.vision() is not None or (taps and _code(taps.reduce) is None):
-            return None
-        return Reads(learner.scene.backbone, taps, learner.reads_patches)
-
-    def serves(self, other: "Reads") -> bool:
-        """Does this hold all that `other` asks for?"""
-        same = self.backbone is other.backbone and other.taps in (None, self.taps)
-        return same and self.patches >= other.patches
-
-    def encode(self, pixels: Tensor) -> ImageFeatures:
-        device = self.backbone.logit_scale.device
-        return self.backbone.encode_image(pixels.to(device, non_blocking=True), None, self.taps, self.patches)
-
-    def key(self) -> dict[str, Any]:
-        taps = self.taps and [_code(self.taps.reduce), self.taps.blocks and list(self.taps.blocks)]
-        arithmetic = [str(self.backbone.image_dtype), self.backbone.logit_scale.device.type]
-        return {"weights": self.backbone.fingerprint, "taps": taps, "patches": self.patches, "arithmetic": arithmetic}
-
-
-@dataclass(frozen=True)
-class Source:
-    """The pictures of a bank, and how their views come about (`made`, part of the key)."""
-
-    items: Sequence[Item]
-    made: dict[str, Any]
-    loader: Callable[[], Loader]
-    strict: bool
-    views: tuple[str, ...] = ("image",)
-    versions: int = 1
-
-    @staticmethod
-    def evaluation(
-        items: Sequence[Item],
-        image: ImageSpec,
-        batch_size: int = 64,
-        workers: int | None = None,
-        strict: bool = False,
-        max_pixels: int = MAX_PIXELS,
-    ) -> "Source":
-        def loader() -> Loader:
-            return eval_loader(
-                items, image, batch_size=batch_size, workers=workers, strict=strict, max_pixels=max_pixels
-            )
-
-        made = {"views": "evaluation", "image": asdict(image), "max_pixels": max_pixels}
-        return Source(items, made, loader, strict)
-
-    @staticmethod
-    def training(
-        items: Sequence[Item],
-        views: Views,
-        versions: int,
-        seed: int,
-        batch_size: int = 64,
-        workers: int | None = None,
-        strict: bool = False,
-        max_pixels: int = MAX_PIXELS,
-    ) -> "Source | None":
-        """Version k holds the views of epoch k + 1. None for views whose code is in no file."""
-        code = _code(type(views))
-        if code is None:
-            return None
-
-        def loader() -> Loader:
-            in_order = EpochSampler(len(items), seed, shuffle=False)
-            return Loader(
-                TrainingPictures(items, views, seed, max_pixels), batch_size, workers, False, strict, in_order
-            )
-
-        made = {
-            "views": code,
-            "options": repr(views.options),
-            "image": asdict(views.image),
-            "seed": seed,
-            "max_pixels": max_pixels,
-        }
-        return Source(items, made, loader, strict, tuple(views.names), versions)
-
-    def key(self) -> dict[str, Any]:
-        return {"made": self.made, "names": self.views, "versions": self.versions, "files": _files(self.items)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +83,8 @@ def banks(
     `on_batch` hears of every version of every picture, as it is encoded or at once. Raises OutputError when a bank
     can't be kept; with a strict source DataError at the first unreadable picture.
     """
-    paths = [_path(source, one) for one in reads]
+    folder = cache_folder() / "features"
+    paths = [folder / (bank_key(source, one) + SUFFIX) for one in reads]
     found = [_open(path, source) for path in paths]
     missing = [i for i, bank in enumerate(found) if bank is None]
     if missing:
@@ -212,41 +102,32 @@ def banks(
     return opened
 
 
-def _path(source: Source, reads: Reads) -> Path:
-    code = _package("promptkit"), {name: _version(name) for name in LIBRARIES}
-    key = json.dumps([FORMAT, reads.key(), source.key(), code], sort_keys=True)
-    return (
-        cache_folder() / "features" / (hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32] + SUFFIX)
-    )
-
-
 def _open(path: Path, source: Source) -> Bank | None:
     try:
         status = path.stat()
     except OSError:
         return None
+    lead = source.versions, len(source.views), len(source.items)
     try:
-        tensors = _read(path, status.st_ino, status.st_mtime_ns)
+        content = _read(path, lead, status.st_ino, status.st_mtime_ns)
     except DamagedBankError as error:
         log.warning("the feature bank %s is damaged (%s); it is computed again", path, error)
-        path.unlink(missing_ok=True)
         return None
-    reasons = json.loads(bytes(tensors["unreadable"].tolist()))
-    taps = sorted((name for name in tensors if name.startswith("taps.")), key=lambda name: int(name[5:]))
+    fields = content.fields
     return Bank(
-        tensors.get("pooled", torch.empty(source.versions, len(source.views), len(source.items), 0)),
-        tensors.get("patches"),
-        tuple(tensors[name] for name in taps),
+        fields.get("pooled", torch.empty(*lead, 0)),
+        fields.get("patches"),
+        tuple(fields[f"taps.{i}"] for i in range(sum(name.startswith("taps.") for name in fields))),
         source.views,
-        tensors["readable"].bool(),
-        tuple(Unreadable(Path(path), reason) for path, reason in reasons),
+        content.readable,
+        tuple(Unreadable(Path(path), reason) for path, reason in content.unreadable),
     )
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, inode: int, modified: int) -> dict[str, Tensor]:
+def _read(path: Path, lead: tuple[int, int, int], inode: int, modified: int) -> BankContent:
     """Checked once in a process, however many epochs read it."""
-    return read_bank(path)
+    return read_bank(path, lead)
 
 
 def _build(source: Source, wanted: Sequence[tuple[Path, Reads]], on_batch: Callable[[int], None]) -> None:
@@ -349,53 +230,3 @@ class BankedBatches:
                 features = self.bank.features(kept, (self.epochs.epoch - 1) % self.bank.versions)
                 batch = Batch({}, self.label[kept], features)
             yield Loaded(batch, kept, gone)
-
-
-# What a key is made of.
-
-
-def _files(items: Sequence[Item]) -> str:
-    """A hash of every picture's path, size and times. The inode's time tells of an edit that restored the other."""
-    digest = hashlib.sha256()
-    for item in items:
-        try:
-            status = item.path.stat()
-            known = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        except OSError:
-            known = (-1, -1, -1)
-        digest.update(f"{item.path.absolute()}\0{known}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _code(thing: Any) -> str | None:
-    """The name of a class or function, and a hash of the packages that define it; None when there is no such file."""
-    name = f"{thing.__module__}.{thing.__qualname__}" if hasattr(thing, "__qualname__") else "<none>"
-    if "<" in name:  # a lambda, or a function made in another: two of them can have one name
-        return None
-    bases = [base for base in getattr(thing, "__mro__", (thing,)) if base.__module__ not in ("builtins", "abc")]
-    packages = {_package(base.__module__) for base in bases}
-    return None if None in packages else f"{name} {' '.join(sorted(map(str, packages)))}"
-
-
-@lru_cache(maxsize=64)
-def _package(module: str) -> str | None:
-    """A hash of the source of a module, and of the whole package that it belongs to."""
-    top = sys.modules.get(module.partition(".")[0])
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if top is not None and getattr(top, "__file__", None) and hasattr(top, "__path__"):
-        sources = sorted(path for folder in top.__path__ for path in Path(folder).rglob("*.py"))
-    elif file:
-        sources = [Path(file)]
-    else:
-        return None
-    digest = hashlib.sha256()
-    for path in sources:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

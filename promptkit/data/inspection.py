@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from promptkit.data.layouts import Item
-from promptkit.data.loading import Unreadable, default_workers, try_picture
+from promptkit.data.loading import default_workers
+from promptkit.data.pictures import Unreadable, try_picture
 
 ODD = {
     "an identifier of WordNet": re.compile(r"n\d{8}"),

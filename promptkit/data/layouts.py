@@ -4,7 +4,6 @@ Nothing is ever written into the data folder.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from promptkit.data.manifests import SPLITS, Row, read_manifest
 from promptkit.data.manifests import SUFFIXES as MANIFESTS
 from promptkit.errors import DataError, UnknownNameError
+from promptkit.files import plain_json
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
@@ -256,7 +256,7 @@ def _classnames(root: Path, folders: set[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     try:
         if (file := root / "classnames.json").is_file():
-            given = json.loads(file.read_text(encoding="utf-8-sig"))
+            given = plain_json(file.read_text(encoding="utf-8-sig"))
             if not isinstance(given, dict) or not all(isinstance(name, str) for name in given.values()):
                 raise DataError(f"{file} is no JSON object of folder -> name")
         elif (file := root / "classnames.txt").is_file():

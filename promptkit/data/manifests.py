@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from promptkit.errors import DataError
+from promptkit.files import regular_file
 
 SUFFIXES = (".csv", ".jsonl")
+MAX_MANIFEST = 2**30
+"""Bytes."""
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "crossval": "val", "test": "test"}
 """How a split may be called, in folders and manifests -> what we call it."""
 
@@ -43,7 +47,7 @@ def read_manifest(manifest: Path) -> list[Row]:
         if split and split.lower() not in SPLITS:
             raise DataError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
         path = manifest.parent / fields["path"]
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, never raises
             raise DataError(f"{where}: no file {path}", "paths are relative to the manifest")
         if line_of.setdefault(path, line) != line:
             raise DataError(f"{where}: {fields['path']} is in line {line_of[path]} already")
@@ -57,8 +61,9 @@ def _records(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and fields, without the blanks around names and values."""
     records = _csv_records if manifest.suffix.lower() == ".csv" else _json_records
     try:
+        regular_file(manifest, MAX_MANIFEST)
         yield from records(manifest)
-    except (csv.Error, OSError, UnicodeDecodeError) as error:
+    except (csv.Error, OSError, UnicodeError) as error:
         raise DataError(f"{manifest} can't be read: {error}") from error
 
 
@@ -84,8 +89,9 @@ def _json_records(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             try:
                 record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{manifest}, line {line}: not JSON: {error.msg}") from error
+                json.dumps(record, ensure_ascii=False).encode()  # "\ud800" is half a character
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{manifest}, line {line}: not JSON: {error}") from error
             if not isinstance(record, dict):
                 raise DataError(f"{manifest}, line {line}: not a JSON object")
             yield line, {name: "" if value is None else str(value).strip() for name, value in record.items()}

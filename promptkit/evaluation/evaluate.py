@@ -10,13 +10,14 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from promptkit import distributed
-from promptkit.data.features import Reads, Source, banks
+from promptkit.data.features import banks
 from promptkit.data.layouts import Dataset, Item
-from promptkit.data.loading import MAX_PIXELS, Unreadable, worker_death_explained
+from promptkit.data.loading import worker_death_explained
+from promptkit.data.pictures import MAX_PIXELS, Unreadable
+from promptkit.data.sources import Reads, Source
 from promptkit.errors import DataError, OutputError
 from promptkit.evaluation.metrics import Scores, scores, verdicts
 from promptkit.learner import Learner
-from promptkit.tensors import ImageFeatures
 
 log = logging.getLogger("promptkit")
 
@@ -115,10 +116,10 @@ def _judge_all(
 
 
 def _group(learners: Sequence[Learner]) -> list[tuple[Reads, list[int]]]:
-    """The learners that a bank can serve, by what has to be in it."""
+    """The learners whose image features are not their own, by what has to be in those; few passes serve many."""
     groups: list[tuple[Reads, list[int]]] = []
-    reads = {row: found for row, learner in enumerate(learners) if (found := Reads.of(learner))}
-    for row, wanted in sorted(reads.items(), key=lambda item: _demand(learners[item[0]]), reverse=True):
+    found = {row: reads for row, learner in enumerate(learners) if (reads := Reads.of(learner))}
+    for row, wanted in sorted(found.items(), key=lambda item: item[1].demand, reverse=True):
         serving = next((rows for kept, rows in groups if kept.serves(wanted)), None)
         if serving is None:
             groups.append((wanted, [row]))
@@ -130,27 +131,11 @@ def _group(learners: Sequence[Learner]) -> list[tuple[Reads, list[int]]]:
 @torch.no_grad()
 def predict_together(learners: Sequence[Learner], pixels: Float[Tensor, "B 3 H Wd"]) -> list[Float[Tensor, "B C"]]:
     """`Learner.predict` of each; an image pass of the frozen tower serves every learner that needs no more than it saw."""
-    passes: list[tuple[Learner, ImageFeatures]] = []
     logits: dict[int, Tensor] = {}
-    for learner in sorted(learners, key=_demand, reverse=True):
-        features = next((seen for other, seen in passes if _serves(other, learner)), None)
-        if features is None:
-            features = learner.encode_image(pixels.to(learner.scene.backbone.logit_scale.device, non_blocking=True))
-            passes.append((learner, features))
-        logits[id(learner)] = learner.predict_features(features)
-    return [logits[id(learner)] for learner in learners]
-
-
-def _demand(learner: Learner) -> int:
-    return (learner.prompts.taps() is not None) + learner.reads_patches
-
-
-def _serves(seen: Learner, learner: Learner) -> bool:
-    """Does what `seen` read of the image tower hold all that `learner` reads?"""
-    return (
-        seen.scene.backbone is learner.scene.backbone
-        and seen.prompts.vision() is None
-        and learner.prompts.vision() is None
-        and learner.prompts.taps() in (None, seen.prompts.taps())
-        and seen.reads_patches >= learner.reads_patches
-    )
+    for reads, rows in _group(learners):
+        features = reads.encode(pixels)
+        logits |= {row: learners[row].predict_features(features) for row in rows}
+    for row, learner in enumerate(learners):
+        if row not in logits:
+            logits[row] = learner.predict(pixels.to(learner.scene.backbone.logit_scale.device, non_blocking=True))
+    return [logits[row] for row in range(len(learners))]

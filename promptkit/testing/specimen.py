@@ -19,7 +19,7 @@ from promptkit.learner import Learner, Recipe
 from promptkit.registry import Entry, Registry, installed
 from promptkit.tensors import Batch
 from promptkit.testing.data import SHAPES, STYLES, draw_picture
-from promptkit.training.trainer import make_optimizer
+from promptkit.training.optimizer import make_optimizer
 
 CLASSES = ("circle", "cross", "square", "star")
 OTHER_CLASSES = ("striped tent", "arrow", "signet ring")

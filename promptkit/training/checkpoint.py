@@ -5,7 +5,7 @@ While it trains, also `state.safetensors`, from which it can be resumed (`prompt
 
 import contextlib
 import json
-import math
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
 from torch import Tensor
 
 from promptkit import distributed
@@ -21,12 +20,18 @@ from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, load_backbone, pick_device
 from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.errors import CheckpointError, OutputError
+from promptkit.files import is_number, plain_json, regular_file, replace_file, writing
 from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.training import tensorfile
 from promptkit.training.lock import FolderLock
 
 WEIGHTS, SETTINGS, LOG, STATE = "learner.safetensors", "run.toml", "log.jsonl", "state.safetensors"
+MAX_LOG = 256 * 2**20
+"""Bytes."""
+_HINT = "choose another --out, or make room"
+
+log = logging.getLogger("promptkit")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Metadata:
             wrong.append("classnames")
         elif len(set(names)) < len(names):
             wrong.append("classnames (one occurs twice)")
-        if type(self.figures) is not dict or not all(map(_is_figure, self.figures.values())):
+        if type(self.figures) is not dict or not all(map(is_number, self.figures.values())):
             wrong.append("figures")
         if wrong:
             raise ValueError(f"its header has no sound {', '.join(wrong)}")
@@ -62,10 +67,6 @@ class Metadata:
     @property
     def finished(self) -> bool:
         return self.epoch >= self.epochs
-
-
-def _is_figure(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 class RunFolder:
@@ -77,16 +78,15 @@ class RunFolder:
         self.lock = FolderLock(path)
         self.state = path / STATE
         self.writes = distributed.rank() == 0
-        stopped = " that was stopped" if self.state.exists() else " already"
-        if (self.state.exists() or (path / WEIGHTS).exists()) and not (force or resume):
-            go_on = "go on with --resume, " if self.state.exists() else ""
+        unfinished = os.path.exists(self.state)  # unlike Path.exists, never raises
+        stopped = " that was stopped" if unfinished else " already"
+        if (unfinished or os.path.exists(path / WEIGHTS)) and not (force or resume):
+            go_on = "go on with --resume, " if unfinished else ""
             raise OutputError(
                 f"{path} holds a run{stopped}", f"{go_on}choose another --out, or replace it with --force"
             )
-        try:
+        with writing(path, _HINT):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -100,15 +100,21 @@ class RunFolder:
 
     def start(self, config: RunConfig) -> None:
         """Begin a new run here; the learner of an old one stays until there is something to put in its place."""
-        if self.writes:
-            self.state.unlink(missing_ok=True)
+        self._drop_state()
         self._replace(SETTINGS, tomli_w.dumps(config.to_tables()).encode())
         self._replace(LOG, b"")
 
     def go_on(self, epoch: int) -> None:
-        """Continue the log at an epoch: lines that the state knows nothing of are written again."""
-        lines = (self.path / LOG).read_text(encoding="utf-8").splitlines(keepends=True) if self.writes else []
-        self._replace(LOG, "".join(lines[: epoch - 1]).encode())
+        """Continue the log at an epoch: lines that the state knows nothing of are written again.
+
+        Raises CheckpointError when the log can't be read. One that lost lines is none of the state's business.
+        """
+        if not self.writes:
+            return
+        lines = read_log(self.path)[: epoch - 1]
+        if len(lines) < epoch - 1:
+            log.warning("%s lacks lines of the epochs before %d", self.path / LOG, epoch)
+        self._replace(LOG, "".join(lines).encode())
 
     def save(self, learner: Learner, metadata: Metadata) -> None:
         self._replace(WEIGHTS, tensorfile.pack(learner.state_dict(), json.dumps(asdict(metadata))))
@@ -117,63 +123,61 @@ class RunFolder:
         self._replace(STATE, content)
 
     def finish(self) -> None:
-        if self.writes:
-            self.state.unlink(missing_ok=True)
+        """The run is done, and has nothing to go on from."""
+        self._drop_state()
 
     def log(self, line: Mapping[str, Any]) -> None:
-        if not self.writes:
-            return
-        try:
-            with (self.path / LOG).open("a", encoding="utf-8") as file:
+        if self.writes:
+            with writing(self.path / LOG, _HINT), (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise _unwritable(self.path / LOG, error) from None
 
     def _replace(self, name: str, content: bytes) -> None:
-        """Write beside the old file, sync, rename: a crash or a full disk leaves the old file as it was."""
-        if not self.writes:
-            return
-        target = self.path / name
-        fresh = target.with_name(f".{name}.{os.getpid()}")
-        try:
-            with fresh.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise _unwritable(target, error) from None
+        if self.writes:
+            replace_file(self.path / name, content, _HINT)
+
+    def _drop_state(self) -> None:
+        if self.writes:
+            with writing(self.state, _HINT):
+                self.state.unlink(missing_ok=True)
 
 
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path} can't be written: {error.strerror or error}", "choose another --out, or make room")
+def read_log(run: Path) -> list[str]:
+    """The lines of a run's log, less one that is half written; none where there is no log.
+
+    Raises CheckpointError for what is no log.
+    """
+    path = run / LOG
+    try:
+        regular_file(path, MAX_LOG)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or error
+        raise CheckpointError(
+            f"{path} can't be read: {cause}", "a run goes on without its log, if it is moved away"
+        ) from None
+    return [line for line in lines if line.endswith("\n")]
 
 
 def read_metadata(run: Path) -> Metadata:
     """The header of a run's tensors. Raises CheckpointError when there is none that can be trusted."""
     path = run / WEIGHTS
     if not os.path.lexists(path):
-        there = sorted(item.name for item in run.parent.glob("*") if (item / WEIGHTS).is_file())
+        there = sorted(item.name for item in run.parent.glob("*") if os.path.isfile(item / WEIGHTS))
         raise CheckpointError(
             f"{run} holds no run (there is no {WEIGHTS} in it)",
             f"runs beside it: {', '.join(there)}" if there else "make one with: promptkit train RECIPE --data PATH",
         )
     try:
-        return Metadata(**tensorfile.plain_json(tensorfile.read_text(path)))
+        return Metadata(**plain_json(tensorfile.read_text(path)))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
 def read_tensors(run: Path) -> dict[str, Tensor]:
     """Raises CheckpointError for a file that is not what was saved, or holds values that are not finite."""
-    path = run / WEIGHTS
-    tensors = tensorfile.read_tensors(path)
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(f"{path} holds values that are not finite, in {', '.join(broken)}")
-    return tensors
+    return tensorfile.read_tensors(run / WEIGHTS)
 
 
 def run_config(run: Path, flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -200,23 +204,13 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
             "a learner works with the very weights it was trained on; point --backbone and --weights to them",
         )
     learner = build_learner(config, installed(), backbone, tuple(metadata.classnames))
-    expected = learner.state_dict()
-    misfits = sorted(tensors.keys() ^ expected.keys()) or [
-        f"{name} is {_kind(tensors[name])}, expected {_kind(expected[name])}"
-        for name in expected
-        if _kind(tensors[name]) != _kind(expected[name])
-    ]
-    if misfits:
+    if misfits := tensorfile.misfits(tensors, learner.state_dict()):
         raise CheckpointError(f"{run / WEIGHTS} does not fit the settings in {SETTINGS}: {'; '.join(misfits)}")
     learner.load_state_dict(tensors)
     learner.eval()
     if classnames is not None:
         learner.set_classes(classnames)
     return learner
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
 def load_run(run: str | Path, classnames: Sequence[str] | None = None, device: str = "auto") -> Learner:

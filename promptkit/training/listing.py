@@ -8,12 +8,9 @@ from typing import Literal
 
 from promptkit.config import read_run_file
 from promptkit.errors import CheckpointError, PromptkitError
-from promptkit.training.checkpoint import LOG, SETTINGS, WEIGHTS, read_metadata
+from promptkit.files import plain_json
+from promptkit.training.checkpoint import LOG, SETTINGS, WEIGHTS, read_log, read_metadata
 from promptkit.training.lock import is_locked
-from promptkit.training.tensorfile import plain_json, regular_file
-
-MAX_LOG = 256 * 2**20
-"""Bytes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def _listed(path: Path) -> ListedRun:
         saved = read_metadata(path) if os.path.lexists(path / WEIGHTS) else None
         if saved and saved.recipe != tables["recipe"]:
             raise CheckpointError(f"{WEIGHTS} was learned by {saved.recipe!r}, {SETTINGS} says {tables['recipe']!r}")
-        best = _best(path / LOG)
+        best = _best(path)
     except PromptkitError as error:
         return ListedRun(path, "damaged", cause=error.message)
     finished = saved is not None and saved.finished
@@ -69,18 +66,14 @@ def _listed(path: Path) -> ListedRun:
     return ListedRun(path, state, tables["recipe"], source, seed, saved.epoch if saved else 0, epochs, best)
 
 
-def _best(path: Path) -> dict[str, float]:
-    """The best figures of a log; its last line may be half written."""
+def _best(run: Path) -> dict[str, float]:
+    """The best figures of a run's log."""
     try:
-        regular_file(path, MAX_LOG)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [plain_json(line) for line in lines if line.endswith("\n") and line.strip()]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        rows = [plain_json(line) for line in read_log(run) if line.strip()]
+    except ValueError as error:
+        raise CheckpointError(f"{run / LOG} is damaged: {error}") from None
     if not all(isinstance(row, dict) for row in rows):
-        raise CheckpointError(f"{path} is damaged: a line is no JSON object")
+        raise CheckpointError(f"{run / LOG} is damaged: a line is no JSON object")
     figures: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from promptkit.errors import OutputError
+from promptkit.files import writing
 
 LOCK = ".lock"
 
@@ -34,10 +35,8 @@ class FolderLock:
         """`take`, but False when it is held by another. Raises OutputError where the folder can't be written."""
         if self.file is not None:
             return True
-        try:
+        with writing(self.folder / LOCK, "choose another --out"):
             file = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise OutputError(f"{self.folder} can't be written: {error.strerror}", "choose another --out") from None
         if not _lock(file, fcntl.LOCK_EX):
             os.close(file)
             return False

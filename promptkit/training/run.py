@@ -14,10 +14,12 @@ from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.config import DataSettings, RunConfig
-from promptkit.data.features import BankedBatches, Reads, Source, banks
+from promptkit.data.features import BankedBatches, banks
 from promptkit.data.layouts import Dataset
-from promptkit.data.loading import Batches, Loader, Unreadable, train_loader, worker_death_explained
+from promptkit.data.loading import Batches, Loader, train_loader, worker_death_explained
 from promptkit.data.opening import open_dataset
+from promptkit.data.pictures import Unreadable
+from promptkit.data.sources import Reads, Source
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
@@ -96,16 +98,8 @@ class Run:
         self.backbone: Backbone = (backbone or load_backbone(config.backbone, registry)).to(self.device)
         self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
         self.views = build_views(config, registry, self.backbone)
-        self.batches: Loader = train_loader(
-            subset(self.dataset, "train").items,
-            self.views,
-            batch_size=train.batch_size,
-            seed=train.seed,
-            workers=None if train.workers < 0 else train.workers,
-            pin_memory=self.device.type == "cuda",
-            strict=config.data.strict,
-            max_pixels=config.data.max_pixels,
-        )
+        self.items = subset(self.dataset, "train").items
+        self.loader = None if train.bank else self._loader()
         self.val = subset(self.dataset, "val")
         self.saved_epoch = 0
         self.reported: set[Path] = set()
@@ -126,20 +120,20 @@ class Run:
 
     def _train(self, console: Console, profile: bool, lines: bool) -> Metadata:
         epochs = self.config.train.epochs
-        if self.resume and not self.folder.state.exists() and (self.folder.path / WEIGHTS).exists():
+        resuming = self.resume and self.folder.state.exists()
+        if self.resume and not resuming and (self.folder.path / WEIGHTS).exists():
             metadata = read_metadata(self.folder.path)
             if metadata.finished:
                 console.print(f"{self.folder.path} is finished already, after {metadata.epochs} epochs", soft_wrap=True)
                 return metadata
-        resuming = self.resume and self.folder.state.exists()
         if not resuming:
-            start(self.learner, self.batches)
+            start(self.learner, self._loader(shuffle=False))
         if not epochs or not self.trained_parameters:
             self.folder.start(self.config)
             self.learner.eval()
             return self._save(epochs, {})
 
-        batches: Batches = self._bank(console) if self.config.train.bank else self.batches
+        batches: Batches = self.loader or self._bank(console)
         watch = Profile(self.learner, batches) if profile else None
         trainer = Trainer(self.learner, watch or batches, self.config.train)
         fingerprint = self.dataset.fingerprint()
@@ -148,9 +142,6 @@ class Run:
             at = trainer.position
             self.folder.go_on(at.epoch)
             self.saved_epoch = at.epoch - 1
-            if at.epoch > epochs:  # stopped between its last epoch and its end
-                self.folder.finish()
-                return read_metadata(self.folder.path)
             console.print(f"{self.folder.path}: going on in epoch {at.epoch} after {at.batch} batches", soft_wrap=True)
         else:
             self.folder.start(self.config)
@@ -169,7 +160,7 @@ class Run:
                 saved = time.monotonic()
 
         trackers = Trackers(self.config.train.log, self.folder.path, state.flat(self.config.to_tables()))
-        with trackers, TrainingProgress(console, epochs, len(self.batches.pictures), lines) as progress:
+        with trackers, TrainingProgress(console, epochs, len(self.items), lines) as progress:
             for result in trainer.epochs(on_step):
                 if watch:
                     watch.total += result.seconds
@@ -178,20 +169,35 @@ class Run:
                 progress.epoch(result, val_accuracy)
                 figures = self._log(result, val_accuracy)
                 trackers.log({**figures, "lr": result.lr, "grad_norm": result.grad_norm}, result.epoch)
+                if result.epoch < epochs:  # first, so that a learner that isn't finished never lacks its state
+                    save_state()
+                    saved = time.monotonic()
                 metadata = self._save(result.epoch, figures)
-                save_state()
-                saved = time.monotonic()
         self.folder.finish()
         if watch:
             console.print(watch.report(), soft_wrap=True)
         return metadata
 
+    def _loader(self, shuffle: bool = True) -> Loader:
+        train = self.config.train
+        return train_loader(
+            self.items,
+            self.views,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            workers=None if train.workers < 0 else train.workers,
+            pin_memory=self.device.type == "cuda",
+            strict=self.config.data.strict,
+            max_pixels=self.config.data.max_pixels,
+            shuffle=shuffle,
+        )
+
     def _bank(self, console: Console) -> BankedBatches:
         """Raises ConfigError for a learner, or views, whose features can't be kept."""
-        train, items = self.config.train, self.batches.pictures.items
+        train = self.config.train
         reads = Reads.of(self.learner)
         source = Source.training(
-            items,
+            self.items,
             self.views,
             train.bank,
             train.seed,
@@ -206,13 +212,13 @@ class Run:
                 "train without --bank",
             )
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("encoding views", total=train.bank * len(items))
+            task = progress.add_task("encoding views", total=train.bank * len(self.items))
             if distributed.rank():
                 distributed.gather_objects([])  # the first process computes it for all that share its disk
             (bank,) = banks(source, [reads], lambda pictures: progress.advance(task, pictures))
             if not distributed.rank():
                 distributed.gather_objects([])
-        return BankedBatches(bank, items, train.batch_size, train.seed)
+        return BankedBatches(bank, self.items, train.batch_size, train.seed)
 
     def _validate(self) -> float | None:
         """Accuracy over the val split, or None where there is none."""
@@ -221,7 +227,7 @@ class Run:
         try:
             found = evaluate(
                 {"": self.learner},
-                subset(self.val),
+                self.val,
                 workers=0,
                 max_pixels=self.config.data.max_pixels,
                 cache=self.cache,
@@ -233,7 +239,7 @@ class Run:
         return sum(score.accuracy * score.n for score in scores) / sum(score.n for score in scores)
 
     def _log(self, result: EpochResult, val_accuracy: float | None) -> dict[str, float]:
-        figures = {name: value for name, value in result.terms.items()}
+        figures = dict(result.terms)
         if val_accuracy is not None:
             figures["val_accuracy"] = val_accuracy
         self.folder.log(
@@ -243,7 +249,7 @@ class Run:
                 **figures,
                 "grad_norm": result.grad_norm,
                 "pictures": result.pictures,
-                "unreadable": len(result.unreadable),
+                "unreadable": result.left_out,
                 "seconds": round(result.seconds, 3),
             }
         )

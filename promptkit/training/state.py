@@ -9,11 +9,15 @@ from torch import Tensor
 
 from promptkit.config import RunConfig
 from promptkit.errors import CheckpointError, ConfigError
+from promptkit.files import plain_json
 from promptkit.training import tensorfile
 from promptkit.training.trainer import Trainer
 
 FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
+_PARTS = {"position": dict, "optimizer": dict, "groups": list, "settings": dict, "data": str}
+LISTED = 10
+"""How many differences a message names."""
 
 
 def pack(trainer: Trainer, config: RunConfig, data: str) -> bytes:
@@ -25,10 +29,13 @@ def pack(trainer: Trainer, config: RunConfig, data: str) -> bytes:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Raises CheckpointError for a file that is none, or a damaged one."""
     try:
-        plain = json.loads(tensorfile.read_text(path))
+        plain = plain_json(tensorfile.read_text(path))
+        wrong = [name for name, kind in _PARTS.items() if type(plain) is not dict or type(plain.get(name)) is not kind]
+        if wrong:
+            raise ValueError(f"its header has no sound {', '.join(wrong)}")
         return tensorfile.read_tensors(path), plain
-    except (CheckpointError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} can't be resumed from: {error}", "start again with --force") from None
+    except (CheckpointError, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
 def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
@@ -38,28 +45,30 @@ def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
     is damaged.
     """
     tensors, plain = read(path)
-    try:
-        before, pictures = flat(plain["settings"]), plain["data"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} can't be resumed from: {error!r}", "start again with --force") from None
-    different = differences(before, flat(config.to_tables()))
-    if pictures != data:
+    different = differences(flat(plain["settings"]), flat(config.to_tables()))
+    if plain["data"] != data:
         different.append("the pictures of the data set")
     if different:
         raise ConfigError(
-            f"{path.parent} can't be resumed with other settings or data: {'; '.join(different)}",
+            f"{path.parent} can't be resumed with other settings or data: {'; '.join(different[:LISTED])}"
+            + (f"; and {len(different) - LISTED} more" if len(different) > LISTED else ""),
             f"resume it as it was with --config {path.parent / 'run.toml'}, or start again with --force",
         )
     try:
         trainer.load_state(tensors, plain)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} can't be resumed from: {error}", "start again with --force") from None
+    except Exception as error:  # what is wrong in a state may come to light anywhere in an optimiser's step
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, cause: Exception) -> CheckpointError:
+    said = str(cause) if isinstance(cause, CheckpointError | ValueError) else repr(cause)
+    return CheckpointError(f"{path} can't be resumed from: {said[:1000]}", "start again with --force")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = FREE) -> list[str]:
     """Where the settings of a run, by `slot.field`, are others now; those in `free` may be."""
     return [
-        f"{key}: {before.get(key, 'unset')} in the run, {now.get(key, 'unset')} now"
+        f"{key}: {str(before.get(key, 'unset'))[:200]} in the run, {now.get(key, 'unset')} now"
         for key in sorted(before.keys() | now.keys())
         if key not in free and before.get(key) != now.get(key)
     ]

@@ -5,11 +5,8 @@ and tensors tells a flipped bit from another value.
 """
 
 import hashlib
-import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from promptkit.errors import CheckpointError
+from promptkit.files import regular_file
 
 MAX_HEADER = 16 * 2**20
 """Bytes. A thousand classes take a few tens of thousand."""
@@ -27,7 +25,7 @@ _TEXT, _CHECKSUM = "promptkit", "sha256"
 
 
 def pack(tensors: Mapping[str, Tensor], text: str) -> bytes:
-    """The content of a file with tensors and a text; the same for the same arguments."""
+    """The content of a file with tensors and a text."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return save(tensors, {_TEXT: text, _CHECKSUM: checksum(tensors, text)})
 
@@ -47,7 +45,10 @@ def read_text(path: Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors, checked against the checksum. Raises CheckpointError for a file that is not what was written."""
+    """All tensors, checked against the checksum.
+
+    Raises CheckpointError for a file that is not what was written, or holds values that are not finite.
+    """
     header = _header(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -56,25 +57,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from None
     if checksum(tensors, header[_TEXT]) != header[_CHECKSUM]:
         raise _damaged(path, "its checksum differs from what was saved")
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(f"{path} holds values that are not finite, in {', '.join(broken)}")
     return tensors
 
 
-def plain_json(text: str) -> Any:
-    """What json.loads gives, less what no JSON has: a key twice, NaN, infinity. Raises ValueError."""
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, left over, or of another dtype or shape; empty when the one can stand in for the other."""
+    return sorted(tensors.keys() ^ expected.keys()) or [
+        f"{name} is {_kind(tensors[name])}, expected {_kind(expected[name])}"
+        for name in expected
+        if _kind(tensors[name]) != _kind(expected[name])
+    ]
 
 
-def regular_file(path: Path, limit: int) -> int:
-    """The size of a file in bytes, without opening it: a pipe would hang. Raises OSError when it is none, or too large."""
-    info = path.stat()
-    if not stat.S_ISREG(info.st_mode):
-        raise OSError("it is not a file")
-    if info.st_size > limit:
-        raise OSError(f"it has {info.st_size:,} bytes, and at most {limit:,} are read")
-    return info.st_size
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
 def _header(path: Path) -> dict[str, str]:
@@ -98,14 +96,3 @@ def _header(path: Path) -> dict[str, str]:
 def _damaged(path: Path, cause: object) -> CheckpointError:
     cause = (cause.strerror if isinstance(cause, OSError) else None) or cause
     return CheckpointError(f"{path} is no promptkit checkpoint, or a damaged one: {cause}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")

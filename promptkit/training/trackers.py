@@ -1,12 +1,14 @@
 """TensorBoard, Weights & Biases and MLflow, through Accelerate's trackers. `log.jsonl` is written whatever is chosen."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.files import writing
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -18,6 +20,7 @@ class Trackers:
     """
 
     def __init__(self, names: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
         self.settings = dict(settings)
         self.open: list[Any] = []
         for name in filter(None, (name.strip() for name in names.split(","))):
@@ -37,16 +40,22 @@ class Trackers:
 
             PartialState()  # the trackers ask it whether this is the first process
         for tracker in self.open:
-            tracker.start()
-            tracker.store_init_configuration(self.settings)
+            with self._writing(tracker):
+                tracker.start()
+                tracker.store_init_configuration(self.settings)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for tracker in self.open:
-            tracker.finish()
+            with self._writing(tracker):
+                tracker.finish()
 
     def log(self, figures: Mapping[str, float], epoch: int) -> None:
         for tracker in self.open:
-            tracker.log(dict(figures), step=epoch)
+            with self._writing(tracker):
+                tracker.log(dict(figures), step=epoch)
+
+    def _writing(self, tracker: Any) -> AbstractContextManager[None]:
+        return writing(f"what {tracker.name} keeps in {self.folder}", "make room, or train without --log")

@@ -3,21 +3,24 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 
 from promptkit import distributed
 from promptkit.config import TrainSettings
-from promptkit.data.loading import Batches, Unreadable
-from promptkit.errors import ConfigError, TrainingError
+from promptkit.data.loading import Batches
+from promptkit.data.pictures import Unreadable
+from promptkit.errors import DataError, TrainingError
+from promptkit.files import is_number
 from promptkit.learner import Learner
 from promptkit.tensors import Batch
+from promptkit.training.optimizer import load_optimizer, make_optimizer, optimizer_state
+from promptkit.training.tensorfile import misfits
 
 log = logging.getLogger("promptkit")
 
@@ -32,7 +35,10 @@ class EpochResult:
     grad_norm: float
     pictures: int
     seconds: float
-    unreadable: list[Unreadable] = field(default_factory=list)
+    left_out: int
+    """Pictures of the epoch that were not readable."""
+    unreadable: Sequence[Unreadable]
+    """Those of them that were met since the run was started or resumed."""
 
 
 @dataclass
@@ -43,9 +49,21 @@ class Position:
     batch: int = 0
     step: int = 0
     pictures: int = 0
+    unreadable: int = 0
     steps_in_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     norms: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming every field that is not sound; a state may hold anything."""
+        counts = ("epoch", "batch", "step", "pictures", "unreadable", "steps_in_epoch")
+        wrong = [name for name in counts if type(getattr(self, name)) is not int or getattr(self, name) < 0]
+        wrong += [] if is_number(self.norms) else ["norms"]
+        wrong += [] if type(self.sums) is dict and all(map(is_number, self.sums.values())) else ["sums"]
+        if not wrong and not (self.steps_in_epoch <= min(self.batch, self.step, self.pictures)):
+            wrong = ["steps_in_epoch"]
+        if wrong:
+            raise ValueError(f"its position has no sound {', '.join(wrong)}")
 
 
 class Trainer:
@@ -82,7 +100,8 @@ class Trainer:
         """Train from `position` to the end, and yield after every epoch.
 
         `on_step` hears the loss terms of each batch and its number of pictures in this process. Raises TrainingError when
-        a loss term is not finite, before it reaches any parameter.
+        a loss term is not finite, before it reaches any parameter; DataError for an unreadable picture where there are
+        several processes.
         """
         learner, settings = self.learner, self.settings
         while self.position.epoch <= settings.epochs:
@@ -96,7 +115,14 @@ class Trainer:
 
             for loaded in self.batches:
                 at.batch += 1
+                if loaded.unreadable and distributed.processes() > 1:
+                    first = loaded.unreadable[0]
+                    raise DataError(
+                        f"{first.path} can't be read: {first.reason}",
+                        "several processes have equal shares of a batch: remove the picture, or train in one process",
+                    )
                 unreadable += loaded.unreadable
+                at.unreadable += len(loaded.unreadable)
                 if loaded.batch is None:
                     continue
                 at.step += 1
@@ -158,6 +184,7 @@ class Trainer:
             at.norms / at.steps_in_epoch,
             pictures,
             seconds,
+            int(distributed.total(at.unreadable)),
             distributed.gather_objects(unreadable),
         )
         self.position = Position(at.epoch + 1, step=at.step)
@@ -166,28 +193,26 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which `load_state` goes on as if nothing had happened. All processes call it."""
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
-        scalars = {}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
-                elif value is not None:
-                    scalars[f"{index}.{name}"] = value
+        kept, plain = optimizer_state(self.optimizer)
+        tensors |= kept
         for process, states in enumerate(distributed.gather_objects([generator_states()])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
-        return tensors, {"position": asdict(self.position), "optimizer": scalars}
+        return tensors, {"position": asdict(self.position), **plain}
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Go on from a state. Raises KeyError, ValueError, TypeError or RuntimeError for one that is not of this learner."""
-        learned = {name.removeprefix("learner."): t for name, t in tensors.items() if name.startswith("learner.")}
-        self.learner.load_state_dict(learned)
-        state: dict[int, dict[str, Any]] = {}
-        kept = [(name.removeprefix("optimizer."), t) for name, t in tensors.items() if name.startswith("optimizer.")]
-        for key, value in [*kept, *plain["optimizer"].items()]:
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        """Go on from a state. Raises ValueError, or whatever torch raises, for one that is not of this learner."""
+        parts: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "group": {}, "generator": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = tensor
+        if wrong := misfits(parts["learner"], self.learner.state_dict()):
+            raise ValueError("; ".join(wrong))
+        if missing := asdict(self.position).keys() - plain["position"].keys():
+            raise ValueError(f"its position has no {', '.join(sorted(missing))}")
         self.position = Position(**plain["position"])
+        if not 1 <= self.position.epoch <= self.settings.epochs:
+            raise ValueError(f"it is in epoch {self.position.epoch} of {self.settings.epochs}")
+        load_optimizer(self.optimizer, self.learner, parts["learner"], parts["optimizer"], parts["group"], plain)
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"generator.{distributed.rank()}.cuda"], self.device)
@@ -205,23 +230,6 @@ def start(learner: Learner, batches: Batches) -> None:
     batches.set_epoch(0)
     learner.eval()
     learner.start(to_device(loaded.batch, device) for loaded in batches if loaded.batch is not None)
-
-
-def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:
-    """timm's optimiser of that name. Raises ConfigError when timm has none."""
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            learner,
-            opt=settings.optimizer,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-        )
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(
-            f"train.optimizer={settings.optimizer!r}: {error}", "such as momentum, sgd or adamw"
-        ) from None
-    return optimizer
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

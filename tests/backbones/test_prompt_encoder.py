@@ -1,14 +1,14 @@
 """The fast path gives what the plain path gives, and the plain path what open_clip gives."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptkit.backbones.base import Position
+from promptkit.backbones.base import Compute, Position
 from promptkit.backbones.openclip import OpenClipBackbone
 from promptkit.backbones.prompt_encoder import encode_plain
 from promptkit.backbones.tiny import tiny_backbone
@@ -115,6 +115,7 @@ def test_which_towers_are_packed(make_backbone: Make, text_towers: Any, tower: s
     n_ctx=st.integers(1, 4),
     n_deep=st.integers(0, 2),
     memory=st.sampled_from([None, 400_000]),
+    checkpoint=st.sampled_from(["auto", "on", "off"]),
 )
 def test_fast_is_plain(
     names: list[str],
@@ -126,6 +127,7 @@ def test_fast_is_plain(
     n_ctx: int,
     n_deep: int,
     memory: int | None,
+    checkpoint: Literal["auto", "on", "off"],
 ) -> None:
     names = [*names, LONG] if long else names
     classes = TINY.class_tokens(names, n_ctx, position)
@@ -133,6 +135,7 @@ def test_fast_is_plain(
     context = torch.randn(images, len(names) if class_specific else 1, n_prompts, n_ctx, 32, generator=generator)
     deep = torch.randn(n_deep, n_ctx, 32, generator=generator) if n_deep else None
     TINY.encoder.memory_bytes = memory
+    TINY.encoder.checkpoint = checkpoint
     assert_same(both(TINY, context, deep, classes))
 
 
@@ -180,6 +183,39 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         backbone.encode_text(prompts, classes)
     assert passes == [(1, 1)] * 12
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("checkpoint", ["auto", "on", "off"])
+def test_checkpointing_is_a_choice_and_changes_no_bit(
+    checkpoint: Literal["auto", "on", "off"], memory: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone()
+    backbone.configure(Compute(checkpoint=checkpoint))
+    backbone.encoder.memory_bytes = memory
+    classes = backbone.class_tokens(NAMES[:3], 2)
+    context, deep = torch.randn(2, 1, 1, 2, 32), torch.randn(1, 2, 32)
+    passes: list[int] = []
+    encode = backbone.encoder._encode
+    monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append(1) or encode(*a))
+    results = both(backbone, context, deep, classes)
+    assert_same(results)
+    once = 1 if memory is None else 6
+    again = checkpoint == "on" or (checkpoint == "auto" and memory is not None)
+    assert len(passes) == once * (1 + again)
+    backbone.encoder.checkpoint = "off"
+    (features, gradients), _ = both(backbone, context, deep, classes)
+    assert torch.equal(features, results[0][0])
+    for gradient, other in zip(gradients, results[0][1], strict=True):
+        assert torch.equal(gradient, other)
+
+
+def test_memory_that_runs_out_turns_checkpointing_on() -> None:
+    backbone = tiny_backbone()
+    backbone.configure(Compute(checkpoint="off"))
+    backbone.encode_text(TextPrompts(torch.randn(2, 1, 1, 2, 32, requires_grad=True)), backbone.class_tokens(NAMES, 2))
+    assert backbone.use_less_memory()
+    assert backbone.encoder.checkpoint == "auto"
 
 
 def test_training_after_evaluation_in_inference_mode() -> None:

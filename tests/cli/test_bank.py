@@ -180,6 +180,11 @@ def test_memory_and_dtype_from_the_command_line(train: Command, promptkit: Comma
     train("gopro", "--out", "small", "--memory-gb", 0.003)
     assert_same(tmp_path / "plain", tmp_path / "small")
     assert "memory_gb = 0.003" in (tmp_path / "small/run.toml").read_text()
+    train("gopro", "--out", "again", "--set", "backbone.checkpoint=on")
+    assert_same(tmp_path / "plain", tmp_path / "again")
+    assert 'checkpoint = "on"' in (tmp_path / "again/run.toml").read_text()
+    done = train("gopro", "--out", "wrong", "--set", "backbone.checkpoint=always")
+    assert "backbone.checkpoint='always': expected auto|on|off" in done.err
     assert train("gopro", "--out", "half", "--backbone-dtype", "bf16").status == 0
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "plain", tmp_path / "half")

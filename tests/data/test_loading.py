@@ -18,7 +18,8 @@ from promptkit.backbones.base import ImageSpec
 from promptkit.components import NoOptions, Views
 from promptkit.data import loading
 from promptkit.data.layouts import Item, read_dataset
-from promptkit.data.loading import Unreadable, default_workers, eval_loader, train_loader
+from promptkit.data.loading import default_workers, eval_loader, train_loader
+from promptkit.data.pictures import Unreadable
 from promptkit.errors import DataError
 
 REAL = Path(__file__).parents[2].parent / "shared/data"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptkit.data.loading import Unreadable, open_picture, try_picture
+from promptkit.data.pictures import Unreadable, open_picture, try_picture
 from promptkit.errors import DataError
 
 REAL = Path(__file__).parents[2].parent / "shared/data"

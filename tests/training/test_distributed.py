@@ -2,20 +2,26 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from promptkit.testing import registered
+
 Command = Callable[..., "Finished"]
 
 
-def launch(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+def launch(
+    folder: Path, *words: object, start: Sequence[str] = ("-m", "promptkit")
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "promptkit"]
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]
         + [str(word) for word in words],
         cwd=folder,
         capture_output=True,
@@ -45,6 +51,64 @@ def test_training_is_that_of_one_process(recipe: str, train: Command, pictures: 
     # One of them speaks.
     assert done.stdout.count("epoch 1/2") == 1
     assert done.stdout.count("saved two") == 1
+
+
+EXAMPLES = """
+import sys
+from importlib import import_module
+from promptkit.cli import main
+from promptkit.testing import registered
+
+out, *words = sys.argv[1:]
+for name in ("tip-adapter", "prograd"):
+    with registered(import_module("promptkit_" + name.replace("-", "_")), "promptkit-" + name):
+        own = ["--set", "prompts.ctx_init="] if name == "prograd" else []
+        sys.argv = ["promptkit", "train", name, *words, *own, "--out", f"{out}/{name}"]
+        try:
+            main()
+        except SystemExit as end:
+            if end.code:
+                raise
+"""
+
+
+def test_what_looks_at_all_pictures_sees_them_in_every_process(
+    train: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tip-Adapter's cache, though 4 of 16 pictures are left over in an epoch; ProGrad's conflicts of two gradients.
+
+    ProGrad starts from noise here: from the teacher's words, one of the two is 0 but for rounding, and has any direction.
+    """
+    (tmp_path / "examples.py").write_text(EXAMPLES)
+    learners = Path(__file__).parents[2] / "examples/learners"
+    paths = [str(learners / "tip-adapter"), str(learners / "prograd"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+    words = ["--domains", "photo", "--batch-size", "6", "--shots", "4", "--lr", "0.02", "--device", "cpu"]
+    words += ["--epochs", "2", "--set", "train.optimizer=momentum"]
+    for name in ("tip-adapter", "prograd"):
+        with registered(import_module(f"promptkit_{name.replace('-', '_')}"), f"promptkit-{name}"):
+            own = ["--set", "prompts.ctx_init="] if name == "prograd" else []
+            assert train(name, "--out", f"one/{name}", *words, *own).status == 0
+    tiny = ("--data", pictures, "--backbone", "tiny", "--weights", "none", "--workers", "0")
+    done = launch(tmp_path, "two", *tiny, *words, start=[str(tmp_path / "examples.py")])
+    assert done.returncode == 0, done.stderr
+    for name in ("tip-adapter", "prograd"):
+        one, two = (load_file(tmp_path / run / name / "learner.safetensors") for run in ("one", "two"))
+        for key, tensor in one.items():
+            assert (two[key] - tensor).abs().max() <= 1e-5 * max(1, tensor.abs().max()), key
+    assert load_file(tmp_path / "two/tip-adapter/learner.safetensors")["prompts.filled"].sum() == 16
+
+
+def test_an_unreadable_picture_ends_several_processes_with_its_name(pictures: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(pictures, tmp_path / "copied"))
+    for path in (copied / "photo").rglob("*.png"):
+        if path.stem != "000":
+            path.write_bytes(b"no picture")
+    tiny = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--device", "cpu", "--no-cache")
+    done = launch(tmp_path, "train", "coop", "--data", copied, *tiny, "--domains", "photo", "--out", "run")
+    assert done.returncode != 0
+    assert "can't be read: not a picture" in done.stderr
+    assert "remove the picture, or train in one process" in done.stderr
 
 
 def test_a_mistake_is_said_once(pictures: Path, tmp_path: Path) -> None:

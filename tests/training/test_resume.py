@@ -1,17 +1,17 @@
 """A run that is stopped, however, goes on as if it had not been: bit for bit on a CPU."""
 
 import json
-import os
+import shutil
 import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
 
 Command = Callable[..., "Finished"]
+Drive = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def learned(run: Path) -> dict[str, bytes]:
@@ -24,54 +24,23 @@ def log(run: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-# Forks a warm process for every training, so that twenty of them take seconds. No thread has started before a fork.
-DRIVER = """
-import os, random, signal, sys, time
-import torch
-torch.set_num_threads(1)
-import promptkit.cli, promptkit.training.run, promptkit.testing, open_clip, albumentations
-from promptkit.registry import installed
-installed()
-
-def start(words, quiet=True):
-    child = os.fork()
-    if child:
-        return child
-    if quiet:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-    sys.argv = ["promptkit", *words]
-    try:
-        promptkit.cli.main()
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-
-def finish(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-"""
-
-
-def drive(code: str, *words: object) -> subprocess.CompletedProcess[str]:
-    script = DRIVER + textwrap.dedent(code)
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    )
-
-
-def test_twenty_kills_change_nothing(pictures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kills", "bank"), [(20, 0), (4, 2)])
+def test_kills_at_any_moment_change_nothing(
+    kills: int, bank: int, drive: Drive, pictures: Path, tmp_path: Path
+) -> None:
+    """With a bank, its writing can be killed too: every run has a cache of its own."""
     done = drive(
         """
-        out, *words = sys.argv[1:]
-        begun = time.monotonic()
-        assert finish(start([*words, "--out", f"{out}/whole"], quiet=False)) == 0
-        lasts = time.monotonic() - begun
+        out, kills, *words = sys.argv[1:]
+        for name in ("warm", "whole"):
+            os.environ["PROMPTKIT_CACHE"] = f"{out}/cache-{name}"
+            begun = time.monotonic()
+            assert finish(start([*words, "--out", f"{out}/{name}"], quiet=False)) == 0
+            lasts = time.monotonic() - begun
         rng = random.Random(0)
         killed = 0
-        for trial in range(20):
+        for trial in range(int(kills)):
+            os.environ["PROMPTKIT_CACHE"] = f"{out}/cache{trial}"
             run = [*words, "--out", f"{out}/run{trial}"]
             child = start(run)
             time.sleep(rng.uniform(0.2, 1.0) * lasts)
@@ -81,39 +50,22 @@ def test_twenty_kills_change_nothing(pictures: Path, tmp_path: Path) -> None:
         print("killed", killed)
         """,
         tmp_path,
+        kills,
         *("train", "gopro", "--data", pictures, "--backbone", "tiny", "--weights", "none", "--workers", "0"),
         *("--epochs", "3", "--shots", "4", "--domains", "photo", "--set", "train.optimizer=adamw"),
         *("--set", "train.save_minutes=0"),  # after every step, so that many kills fall into a save
+        *("--bank", bank),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[-1]) >= 10, "most runs should have been killed before their end"
+    assert int(done.stdout.split()[-1]) >= kills / 2, "most runs should have been killed before their end"
     assert "going on in epoch" in done.stdout
     whole = tmp_path / "whole"
     assert len(log(whole)) == 3
-    for trial in range(20):
+    for trial in range(kills):
         run = tmp_path / f"run{trial}"
         assert learned(run) == learned(whole)
         assert log(run) == log(whole)
         assert not (run / "state.safetensors").exists()
-
-
-@pytest.fixture
-def stopped(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of coop that an interrupt stopped in its second epoch."""
-    from promptkit.training.run import Run
-
-    validate = Run._validate
-
-    def interrupt(run: Run) -> float | None:
-        if run.saved_epoch == 1:
-            raise KeyboardInterrupt
-        return validate(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "_validate", interrupt)
-        assert train("coop", "--out", "run").status == 130
-    assert (tmp_path / "run/state.safetensors").exists()
-    return tmp_path / "run"
 
 
 def test_a_stopped_run_goes_on_from_its_folder_alone(
@@ -122,7 +74,7 @@ def test_a_stopped_run_goes_on_from_its_folder_alone(
     done = promptkit("train", "--out", "run", "--resume")
     assert done.status == 0, done.err
     assert "going on in epoch 2" in done.out
-    train("coop", "--out", "whole")
+    train("coop", "--out", "whole", "--set", "train.optimizer=adamw")
     assert learned(stopped) == learned(tmp_path / "whole")
     again = promptkit("train", "--out", "run", "--resume")
     assert (again.status, "finished already, after 2 epochs" in again.out) == (0, True)
@@ -150,15 +102,112 @@ def test_other_data_is_refused(stopped: Path, promptkit: Command, tmp_path: Path
     assert "the pictures of the data set" in done.err
 
 
-@pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_a_damaged_state_is_an_error_and_leaves_the_learner(stopped: Path, promptkit: Command, keep: int) -> None:
+@pytest.mark.parametrize("number", range(0, 400, 40))
+def test_a_damaged_state_is_an_error_and_leaves_the_learner(
+    stopped: Path, promptkit: Command, damage: Any, number: int
+) -> None:
     before = learned(stopped)
     state = stopped / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:keep])
+    cases = [*damage.broken_bytes(state), *damage.spoiled_tensors(state)]
+    _, content = cases[number % len(cases)]
+    state.write_bytes(content)
     done = promptkit("train", "--out", "run", "--resume")
     assert done.status == 2
     assert "run/state.safetensors can't be resumed from" in done.err
+    assert "Traceback" not in done.err
     assert learned(stopped) == before
+    assert state.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"epoch": 1}\n{"epo', b"\xff\n", "folder"])
+def test_a_damaged_log_never_costs_the_run(stopped: Path, promptkit: Command, content: bytes | str | None) -> None:
+    path = stopped / "log.jsonl"
+    path.unlink()
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    done = promptkit("train", "--out", "run", "--resume")
+    if content in (b"\xff\n", "folder"):
+        assert done.status == 2
+        assert "error: run/log.jsonl can't be read" in done.err
+        assert "moved away" in done.err
+        path.rename(stopped / "moved")
+        done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 0, done.err
+    assert ("lacks lines of the epochs before 2" in done.err) == (content != b'{"epoch": 1}\n{"epo')
+    assert [line["epoch"] for line in log(stopped)][-1] == 2
+
+
+def test_a_kill_between_the_last_save_and_the_end_changes_nothing(
+    stopped: Path, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.training.checkpoint import RunFolder
+
+    def killed(folder: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", killed)
+        assert promptkit("train", "--out", "run", "--resume").status == 130
+    done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 0, done.err
+    train("coop", "--out", "whole", "--set", "train.optimizer=adamw")
+    assert learned(stopped) == learned(tmp_path / "whole")
+    assert log(stopped) == log(tmp_path / "whole")
+    assert not (stopped / "state.safetensors").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "lamb", "adan", "adafactor"])
+def test_a_kill_after_the_first_epoch_is_no_finished_run(
+    optimizer: str, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was written last, the learner or the state, and wherever an optimiser keeps what it counts."""
+    from promptkit.training.checkpoint import RunFolder
+
+    words = ("--set", f"train.optimizer={optimizer}")
+    train("coop", "--out", "whole", *words)
+    for name in ("save", "save_state"):
+        written = getattr(RunFolder, name)
+
+        def killed(folder: RunFolder, *arguments: Any, written: Any = written) -> None:
+            written(folder, *arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, name, killed)
+            assert train("coop", "--out", name, *words).status == 130
+        done = train("coop", "--out", name, *words, "--resume")
+        assert done.status == 0, done.err
+        assert "going on in epoch 2" in done.out
+        assert learned(tmp_path / name) == learned(tmp_path / "whole")
+
+
+def test_the_log_of_a_resumed_epoch_counts_all_its_unreadable_pictures(
+    train: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.training.checkpoint import RunFolder
+
+    data = Path(shutil.copytree(pictures, tmp_path / "copied"))
+    for path in sorted(data.rglob("*.png"))[::5]:
+        path.write_bytes(b"no picture")
+    words = ("--data", data, "--batch-size", 4, "--set", "train.save_minutes=0", "--shots", 0)
+    train("coop", "--out", "whole", *words)
+    assert log(tmp_path / "whole")[0]["unreadable"] > 1
+    saves: list[bytes] = []
+    save_state = RunFolder.save_state
+
+    def killed(folder: RunFolder, content: bytes) -> None:
+        save_state(folder, content)
+        saves.append(content)
+        if len(saves) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save_state", killed)
+    assert train("coop", "--out", "run", *words).status == 130
+    assert train("coop", "--out", "run", *words, "--resume").status == 0
+    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    assert learned(tmp_path / "run") == learned(tmp_path / "whole")
 
 
 def test_resume_without_a_run_begins_one(train: Command) -> None:
@@ -171,21 +220,3 @@ def test_a_run_killed_before_its_first_state_begins_again(stopped: Path, promptk
     assert done.status == 0, done.err
     assert "finished already" not in done.out
     assert len(log(stopped)) == 2
-
-
-def test_a_run_killed_after_its_last_epoch_only_ends(
-    train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from promptkit.training.checkpoint import RunFolder
-
-    def interrupt(folder: RunFolder) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "finish", interrupt)
-        assert train("coop", "--out", "run").status == 130
-    before = learned(tmp_path / "run"), log(tmp_path / "run")
-    done = promptkit("train", "--out", "run", "--resume")
-    assert done.status == 0, done.err
-    assert (learned(tmp_path / "run"), log(tmp_path / "run")) == before
-    assert not (tmp_path / "run/state.safetensors").exists()

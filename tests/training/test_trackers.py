@@ -1,13 +1,18 @@
 """`--log`: figures reach the trackers."""
 
+import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import accelerate.tracking
 import pytest
+import torch
 from accelerate.tracking import GeneralTracker
+
+from promptkit.training.checkpoint import read_tensors
 
 Command = Callable[..., "Finished"]
 
@@ -36,12 +41,16 @@ class Recorder(GeneralTracker):
         self.heard.append("finished")
 
 
-def test_a_tracker_hears_settings_and_every_epoch(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("tensorboard")
     module.__spec__ = sys.__spec__
     monkeypatch.setitem(sys.modules, "tensorboard", module)
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
     monkeypatch.setattr(Recorder, "heard", [])
+
+
+def test_a_tracker_hears_settings_and_every_epoch(train: Command) -> None:
     done = train("coop", "--out", "run", "--log", "tensorboard")
     assert done.status == 0, done.err
     where, settings, *epochs, end = Recorder.heard
@@ -50,6 +59,28 @@ def test_a_tracker_hears_settings_and_every_epoch(train: Command, monkeypatch: p
     assert [step for step, _ in epochs] == [1, 2]
     assert {"ce", "val_accuracy", "lr", "grad_norm"} <= epochs[0][1].keys()
     assert end == "finished"
+
+
+def test_a_resumed_run_tells_the_tracker_the_rest(stopped: Path, train: Command, promptkit: Command) -> None:
+    done = promptkit("train", "--out", "run", "--resume", "--log", "tensorboard")
+    assert done.status == 0, done.err
+    _, _, *epochs, _ = Recorder.heard
+    assert [step for step, _ in epochs] == [2]
+    train("coop", "--out", "whole", "--set", "train.optimizer=adamw", "--log", "tensorboard")
+    for name, tensor in read_tensors(stopped.parent / "whole").items():
+        assert torch.equal(read_tensors(stopped)[name], tensor)
+    assert Recorder.heard[-2] == epochs[0]
+
+
+def test_a_tracker_that_cannot_write_is_named(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tracker: Recorder, values: dict[str, float], step: int | None) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Recorder, "log", full)
+    done = train("coop", "--out", "run", "--log", "tensorboard")
+    assert done.status == 2
+    assert "error: what tensorboard keeps in run can't be written: No space left on device" in done.err
+    assert "without --log" in done.err
 
 
 def test_a_tracker_that_is_not_there(train: Command) -> None:

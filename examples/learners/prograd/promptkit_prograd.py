@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from promptkit import ConfigError, hookimpl
 from promptkit.components import ContextPrompts, Loss, PromptGenerator
+from promptkit.distributed import average
 from promptkit.learner import Learner, Recipe
 from promptkit.tensors import Outputs
 
@@ -55,8 +56,9 @@ class ProGrad(Learner):
                 f"ProGrad aligns the terms ce and kl; this loss has {', '.join(terms)}", "--set loss=prograd"
             )
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        general = torch.autograd.grad(terms["kl"], parameters, retain_graph=True)
-        task = torch.autograd.grad(terms["ce"], parameters)
+        # Of the whole batch: what is in conflict in one process's share may not be in all of it.
+        general = average(torch.autograd.grad(terms["kl"], parameters, retain_graph=True))
+        task = average(torch.autograd.grad(terms["ce"], parameters))
         for parameter, ce, kl in zip(parameters, task, general, strict=True):
             step = align(ce, kl, self.loss.options.strength)
             parameter.grad = step if parameter.grad is None else parameter.grad + step

@@ -1,0 +1,91 @@
+"""A picture file -> pixels, or the reason why there are none."""
+
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from promptkit.config import DataSettings
+from promptkit.errors import DataError
+
+MAX_PIXELS = DataSettings.max_pixels
+"""Where PIL itself takes a picture for an attack, and the most that can be allowed."""
+MAX_ASPECT = 1000
+"""Resizing the short side of a longer strip would fill the memory."""
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+"""PIL looks at the content, not the suffix: without this list it would run PostScript that calls itself .jpg."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that can't be used, and why."""
+
+    path: Path
+    reason: str
+
+
+def open_picture(path: Path, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """The first frame of a picture in RGB, turned upright as its EXIF data says.
+
+    Alpha is dropped, as CLIP does. Grey of more than 8 bits is scaled so that white stays white. With `min_side`, a
+    JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its short side keeps twice that many pixels.
+
+    Raises DataError, with path and reason, for a file that is missing, empty, damaged, of an unknown format, or whose
+    header claims more than `max_pixels` pixels or a side MAX_ASPECT times the other.
+    """
+    picture = try_picture(path, min_side, max_pixels)
+    if isinstance(picture, Unreadable):
+        raise DataError(f"{path} can't be read: {picture.reason}")
+    return picture
+
+
+def try_picture(
+    path: Path, min_side: int | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"] | Unreadable:
+    """What `open_picture` does, with the reason in place of the error."""
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            return Unreadable(path, "not a file")
+        if not info.st_size:
+            return Unreadable(path, "the file is empty")
+        # PIL warns of large pictures, odd palettes and damaged EXIF data; none of it is a reason not to read them.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                return Unreadable(path, _too_large(max_pixels))
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                return Unreadable(path, f"{width} x {height} pixels are too narrow a strip")
+            if min_side is not None:
+                picture.draft(None, (2 * min_side, 2 * min_side))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _rgb(picture)
+    except Image.DecompressionBombError:
+        return Unreadable(path, _too_large(max_pixels))
+    except UnidentifiedImageError:
+        return Unreadable(path, f"not a picture in a known format ({', '.join(FORMATS)})")
+    except OSError as error:
+        return Unreadable(path, error.strerror or str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+        return Unreadable(path, f"damaged: {error}")
+
+
+def _too_large(max_pixels: int) -> str:
+    return f"more than {max_pixels:,} pixels"
+
+
+def _rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    # PIL would clip these. Their white is the end of the smallest usual range that holds them.
+    grey = np.nan_to_num(np.asarray(picture, dtype=np.float32), posinf=0)
+    ends = (1, 255, 65535) if picture.mode == "F" else (65535,)
+    white = next((end for end in ends if grey.max() <= end), grey.max())
+    scaled = np.round(np.clip(grey, 0, white) * (255 / white)).astype(np.uint8)
+    return np.repeat(scaled[:, :, None], 3, axis=2)

@@ -1,0 +1,184 @@
+"""What goes into a feature bank: what is read of the image tower, of which pictures, in which views; and a key of it all.
+
+The key is a hash of everything that a bank's content depends on: the backbone's weights and arithmetic, what is read of
+its blocks, how the views are made and from which seed, the code that does it, and path, size and times of every picture.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from promptkit.backbones.base import Backbone, ImageSpec, Taps
+from promptkit.components import Views
+from promptkit.data.layouts import Item
+from promptkit.data.loading import Loader, eval_loader, train_loader
+from promptkit.data.pictures import MAX_PIXELS
+from promptkit.learner import Learner
+from promptkit.tensors import ImageFeatures
+
+FORMAT = 1
+LIBRARIES = (
+    "torch", "open_clip_torch", "timm", "numpy", "pillow", "albumentations", "opencv-python", "opencv-python-headless",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a learner reads of the image tower, when that does not depend on the learner itself."""
+
+    backbone: Backbone
+    taps: Taps | None
+    patches: bool
+
+    @staticmethod
+    def of(learner: Learner) -> "Reads | None":
+        """None for vision prompts, for a learner that encodes images in its own way, and for taps without a name."""
+        own = type(learner).encode_image is not Learner.encode_image or type(learner).forward is not Learner.forward
+        taps = learner.prompts.taps()
+        if own or learner.prompts.vision() is not None or (taps and _code(taps.reduce) is None):
+            return None
+        return Reads(learner.scene.backbone, taps, learner.reads_patches)
+
+    @property
+    def demand(self) -> int:
+        """What serves all is among those that ask for most."""
+        return (self.taps is not None) + self.patches
+
+    def serves(self, other: "Reads") -> bool:
+        """Does this hold all that `other` asks for?"""
+        same = self.backbone is other.backbone and other.taps in (None, self.taps)
+        return same and self.patches >= other.patches
+
+    def encode(self, pixels: Tensor) -> ImageFeatures:
+        device = self.backbone.logit_scale.device
+        return self.backbone.encode_image(pixels.to(device, non_blocking=True), None, self.taps, self.patches)
+
+    def key(self) -> dict[str, Any]:
+        taps = self.taps and [_code(self.taps.reduce), self.taps.blocks and list(self.taps.blocks)]
+        arithmetic = [str(self.backbone.image_dtype), self.backbone.logit_scale.device.type]
+        return {"weights": self.backbone.fingerprint, "taps": taps, "patches": self.patches, "arithmetic": arithmetic}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The pictures of a bank, and how their views come about (`made`, part of the key)."""
+
+    items: Sequence[Item]
+    made: dict[str, Any]
+    loader: Callable[[], Loader]
+    strict: bool
+    views: tuple[str, ...] = ("image",)
+    versions: int = 1
+
+    @staticmethod
+    def evaluation(
+        items: Sequence[Item],
+        image: ImageSpec,
+        batch_size: int = 64,
+        workers: int | None = None,
+        strict: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> "Source":
+        def loader() -> Loader:
+            return eval_loader(
+                items, image, batch_size=batch_size, workers=workers, strict=strict, max_pixels=max_pixels
+            )
+
+        made = {"views": "evaluation", "image": asdict(image), "max_pixels": max_pixels}
+        return Source(items, made, loader, strict)
+
+    @staticmethod
+    def training(
+        items: Sequence[Item],
+        views: Views,
+        versions: int,
+        seed: int,
+        batch_size: int = 64,
+        workers: int | None = None,
+        strict: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> "Source | None":
+        """Version k holds the views of epoch k + 1. None for views whose code is in no file."""
+        code = _code(type(views))
+        if code is None:
+            return None
+
+        def loader() -> Loader:
+            return train_loader(
+                items, views, batch_size=batch_size, seed=seed, workers=workers, strict=strict, max_pixels=max_pixels,
+                shuffle=False,
+            )  # fmt: skip
+
+        made = {
+            "views": code,
+            "options": repr(views.options),
+            "image": asdict(views.image),
+            "seed": seed,
+            "max_pixels": max_pixels,
+        }
+        return Source(items, made, loader, strict, tuple(views.names), versions)
+
+    def key(self) -> dict[str, Any]:
+        return {"made": self.made, "names": self.views, "versions": self.versions, "files": _files(self.items)}
+
+
+def bank_key(source: Source, reads: Reads) -> str:
+    """32 hexadecimal digits."""
+    code = _package("promptkit"), {name: _version(name) for name in LIBRARIES}
+    key = json.dumps([FORMAT, reads.key(), source.key(), code], sort_keys=True)
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def _files(items: Sequence[Item]) -> str:
+    """A hash of every picture's path, size and times. The inode's time tells of an edit that restored the other."""
+    digest = hashlib.sha256()
+    for item in items:
+        try:
+            status = item.path.stat()
+            known = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        except OSError:
+            known = (-1, -1, -1)
+        digest.update(f"{item.path.absolute()}\0{known}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _code(thing: Any) -> str | None:
+    """The name of a class or function, and a hash of the packages that define it; None when there is no such file."""
+    name = f"{thing.__module__}.{thing.__qualname__}" if hasattr(thing, "__qualname__") else "<none>"
+    if "<" in name:  # a lambda, or a function made in another: two of them can have one name
+        return None
+    bases = [base for base in getattr(thing, "__mro__", (thing,)) if base.__module__ not in ("builtins", "abc")]
+    packages = {_package(base.__module__) for base in bases}
+    return None if None in packages else f"{name} {' '.join(sorted(map(str, packages)))}"
+
+
+@lru_cache(maxsize=64)
+def _package(module: str) -> str | None:
+    """A hash of the source of a module, and of the whole package that it belongs to."""
+    top = sys.modules.get(module.partition(".")[0])
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if top is not None and getattr(top, "__file__", None) and hasattr(top, "__path__"):
+        sources = sorted(path for folder in top.__path__ for path in Path(folder).rglob("*.py"))
+    elif file:
+        sources = [Path(file)]
+    else:
+        return None
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,77 @@
+"""Files as if a stranger had sent them: what to look at before one is read, and what to say when one can't be written."""
+
+import contextlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from promptkit.errors import OutputError
+
+
+def regular_file(path: Path, limit: int) -> int:
+    """The size of a file in bytes, without opening it: a pipe would hang. Raises OSError when it is none, or too large."""
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError("it is not a file")
+    if info.st_size > limit:
+        raise OSError(f"it has {info.st_size:,} bytes, and at most {limit:,} are read")
+    return info.st_size
+
+
+def plain_json(text: str | bytes) -> Any:
+    """What json.loads gives, less what no JSON has: a key twice, NaN, infinity. Raises ValueError."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_number(value: object) -> bool:
+    """A finite one that a float holds. JSON knows integers of any length, and 1e999."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
+
+
+@contextlib.contextmanager
+def writing(path: Path | str, hint: str) -> Iterator[None]:
+    """Raises OutputError, naming the file, or what `path` says, where the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror or error}", hint) from None
+
+
+def replace_file(path: Path, content: bytes, hint: str) -> None:
+    """Write beside the old file, sync, rename: a crash or a full disk leaves the old one as it was.
+
+    Raises OutputError when it can't be written.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path, hint):
+        try:
+            with fresh.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
