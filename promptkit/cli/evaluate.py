@@ -47,7 +47,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from promptkit.cli.console import console
+    from promptkit.cli.console import RANK, console
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import DataSettings
     from promptkit.evaluation import evaluate as evaluation
@@ -84,7 +84,7 @@ def evaluate(
     warn_unreadable(found.unreadable)
     console().print(f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True)
     console().print(_table(found))
-    if json_:
+    if json_ and not RANK:
         _write_json(json_, found, opened.dataset.classnames)
 
 

@@ -27,6 +27,9 @@ from promptkit.tensors import Batch, ImageFeatures
 
 log = logging.getLogger("promptkit")
 
+LARGE = 100_000_000
+"""Bytes that are not written without a word."""
+
 
 def cache_folder() -> Path:
     """$PROMPTKIT_CACHE, or where the platform keeps a user's caches."""
@@ -181,7 +184,8 @@ def _writers(
             "folder": os.path.commonpath([item.path.absolute().parent for item in source.items]),
         }
         writer = BankWriter(path, about, {name: Field(rows.shape[2:]) for name, rows in arrays.items()}, lead)
-        log.info("keeping the features of %d pictures: %s in %s", lead[2], in_words(writer.size), path.parent)
+        level = logging.INFO if writer.size >= LARGE else logging.DEBUG
+        log.log(level, "keeping the features of %d pictures: %s in %s", lead[2], in_words(writer.size), path.parent)
         writer.open()
         writers.append(writer)
     return writers

@@ -9,6 +9,7 @@ from promptkit.bench.plan import Plan, Request, Training, make_plan
 from promptkit.bench.protocols import open_data
 from promptkit.bench.results import read_results
 from promptkit.bench.runner import Runner
+from promptkit.config import Scalar
 from promptkit.demo.findings import Figures
 from promptkit.demo.pictures import CLASSES, DOMAINS, write_pictures
 from promptkit.errors import ConfigError, OutputError, TrainingError
@@ -20,7 +21,7 @@ PER_CLASS = 40
 """Pictures of a class in a domain: 20 to train on, 8 to validate, 12 to test."""
 PICTURES = len(CLASSES) * len(DOMAINS) * PER_CLASS
 SHOTS = 16
-SETTINGS = {
+SETTINGS: dict[str, Scalar] = {
     "backbone.name": "demo",
     "train.epochs": 10,
     "train.batch_size": 16,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import BackboneSettings
@@ -77,7 +78,7 @@ def open_runs(
         dataset = subset(draw_split(dataset, seeds.pop()), "test" if split == "draw" else split)
     dataset = class_subset(dataset, classes or "all")
 
-    where = pick_device(device)
+    where = distributed.start(device) or pick_device(device)
     backbones: dict[BackboneSettings, Backbone] = {}
     learners: dict[str, Learner] = {}
     for run, config in configs.items():

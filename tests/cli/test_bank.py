@@ -24,6 +24,11 @@ def assert_same(one: Path, other: Path) -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.fixture(autouse=True)
+def small_banks_are_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("promptkit.data.features.LARGE", 0)
+
+
 @pytest.fixture
 def copied(pictures: Path, tmp_path: Path) -> Path:
     """Pictures that a test may change."""

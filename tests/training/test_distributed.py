@@ -53,6 +53,18 @@ def test_training_is_that_of_one_process(recipe: str, train: Command, pictures: 
     assert done.stdout.count("saved two") == 1
 
 
+def test_evaluation_is_that_of_one_process(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    """Every picture counts once, and one process speaks and writes."""
+    assert train("gopro", "--out", "run").status == 0
+    words = ("eval", "run", "--device", "cpu", "--workers", "0", "--split", "test")
+    alone = promptkit(*words, "--json", "one.json")
+    assert alone.status == 0
+    done = launch(tmp_path, *words, "--json", "two.json", "--no-cache")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == alone.out
+    assert (tmp_path / "two.json").read_text() == (tmp_path / "one.json").read_text()
+
+
 EXAMPLES = """
 import sys
 from importlib import import_module
