@@ -269,7 +269,7 @@ class Runner:
                 split=config.data.split,
                 source=self.plan.source,
                 backbone=config.backbone.name,
-                weights=config.backbone.weights,
+                weights=self._backbone(config).weights,
                 template=template,
                 version=promptkit.__version__,
                 run=str(folder),

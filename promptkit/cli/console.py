@@ -4,8 +4,12 @@ Of several processes that run one command, the first speaks.
 """
 
 import os
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PIPE_WIDTH = 140
 
@@ -19,3 +23,11 @@ def console() -> Console:
     if plain.is_terminal or "COLUMNS" in os.environ:
         return plain
     return Console(highlight=False, width=PIPE_WIDTH, quiet=RANK > 0)
+
+
+def progress() -> "Progress":
+    """A bar on stderr, in a terminal only."""
+    from rich.progress import Progress
+
+    errors = Console(stderr=True)
+    return Progress(console=errors, transient=True, disable=not errors.is_terminal)

@@ -21,11 +21,9 @@ def data(
     debug: options.Debug = False,
 ) -> None:
     """Say what a folder is taken for: layout, domains, classes, splits, templates and what looks odd."""
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import Progress
 
-    from promptkit.cli.console import console
+    from promptkit.cli.console import console, progress
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.inspection import check_pictures, odd_names
     from promptkit.data.opening import open_dataset
@@ -50,9 +48,9 @@ def data(
         more = f", and {len(names) - 5} more" if len(names) > 5 else ""
         out.print(f"[yellow]odd class names[/] ({what}): {escape(', '.join(names[:5]))}{more}", soft_wrap=True)
     if check:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("opening pictures", total=len(found.items))
-            unreadable = check_pictures(found.items, lambda: progress.advance(task))
+        with progress() as bar:
+            task = bar.add_task("opening pictures", total=len(found.items))
+            unreadable = check_pictures(found.items, lambda: bar.advance(task))
         out.print(f"unreadable pictures: {len(unreadable)} of {len(found.items)}")
         for picture in unreadable:
             out.print(f"  {escape(str(picture.path))}: {escape(picture.reason)}", soft_wrap=True)

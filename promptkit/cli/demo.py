@@ -20,19 +20,17 @@ def demo(
 
     Pictures and runs that are there already stay; when it was stopped, it goes on where it was.
     """
-    from rich.console import Console
-    from rich.progress import Progress
 
-    from promptkit.cli.console import console
+    from promptkit.cli.console import console, progress
     from promptkit.demo.comparison import PICTURES, SHOTS, SOURCE, Comparison
     from promptkit.demo.findings import sentences, table
     from promptkit.registry import installed
 
     terminal = console()
     comparison = Comparison(out, options.numbers("--seeds", seeds), installed())
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("drawing", total=PICTURES)
-        comparison.draw(lambda: progress.advance(task))
+    with progress() as bar:
+        task = bar.add_task("drawing", total=PICTURES)
+        comparison.draw(lambda: bar.advance(task))
     plan = comparison.plan()
     terminal.print(
         f"{PICTURES} drawn pictures in {comparison.pictures}; {len(plan.trainings)} runs, each on {SHOTS} pictures of "
@@ -69,15 +67,13 @@ def demo_data(
 
     Pictures that are there already stay.
     """
-    from rich.console import Console
-    from rich.progress import Progress
 
-    from promptkit.cli.console import console
+    from promptkit.cli.console import console, progress
     from promptkit.demo.pictures import CLASSES, DOMAINS, write_pictures
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("drawing", total=len(DOMAINS) * len(CLASSES) * per_class)
-        count = write_pictures(path, per_class, size, seed, lambda: progress.advance(task))
+    with progress() as bar:
+        task = bar.add_task("drawing", total=len(DOMAINS) * len(CLASSES) * per_class)
+        count = write_pictures(path, per_class, size, seed, lambda: bar.advance(task))
     console().print(
         f"{count} pictures of {len(CLASSES)} classes in {path}: {', '.join(DOMAINS)}; "
         f"next: promptkit train coop --data {path} --domains photo --classes base",

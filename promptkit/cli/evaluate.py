@@ -44,10 +44,8 @@ def evaluate(
 
     Learners are asked for the classes of the data, so classes that none of them was trained on work.
     """
-    from rich.console import Console
-    from rich.progress import Progress
 
-    from promptkit.cli.console import RANK, console
+    from promptkit.cli.console import RANK, console, progress
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import DataSettings
     from promptkit.evaluation import evaluate as evaluation
@@ -69,8 +67,8 @@ def evaluate(
         dtype=backbone_dtype,
         memory_gb=memory_gb,
     )
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("evaluating", total=len(opened.dataset.items))
+    with progress() as bar:
+        task = bar.add_task("evaluating", total=len(opened.dataset.items))
         found = evaluation.evaluate(
             opened.learners,
             opened.dataset,
@@ -79,7 +77,7 @@ def evaluate(
             strict=strict,
             max_pixels=max_pixels or DataSettings.max_pixels,
             cache=cache,
-            on_batch=lambda pictures: progress.advance(task, pictures),
+            on_batch=lambda pictures: bar.advance(task, pictures),
         )
     warn_unreadable(found.unreadable)
     console().print(f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True)
