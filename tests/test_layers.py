@@ -10,7 +10,7 @@ LAYERS = [
     "errors", "published", "files", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization",
     "hooks", "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config",
     "build", "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench",
-    "demo.comparison", "testing", "cli", "__main__",
+    "demo.findings", "demo.comparison", "testing", "cli", "__main__",
 ]
 # fmt: on
 

@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptkit.demo.backbone import COMPACT, CONFIG, ROWS, TABLE, load_demo_clip, untrained_embedding
+from promptkit.demo.backbone import COMPACT, CONFIG, ROWS, TABLE, load_packed, untrained_embedding
 from promptkit.demo.pictures import CLASSES, DOMAINS, HELD_OUT_CLASSES, HELD_OUT_DOMAIN, draw, generator
 
 FOLDER = Path(__file__).parents[2] / "promptkit" / "demo" / "clip"
 SIZE = 64
 TRAIN, TEST = 1_000_001, 1_000_002
-"""Seeds that no demo draws its pictures with."""
+"""Seeds of pictures that no demo draws. Other seeds of training count down from TRAIN, away from TEST."""
 
 SEEN = [name for name in CLASSES if name not in HELD_OUT_CLASSES]
 MEDIA = {
@@ -91,7 +91,7 @@ def batches(
 def train(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     with ProcessPoolExecutor(args.threads) as pool:
-        jobs = [(name, domain, args.per_class, TRAIN + args.seed) for name in SEEN for domain in MEDIA]
+        jobs = [(name, domain, args.per_class, TRAIN - args.seed) for name in SEEN for domain in MEDIA]
         drawn = list(pool.map(draw_many, jobs))
     pictures = torch.from_numpy(np.concatenate([pixels for pixels, _ in drawn])).permute(0, 3, 1, 2).contiguous()
     facts = [(job[0], job[1], colour) for job, (_, colours) in zip(jobs, drawn, strict=True) for colour in colours]
@@ -115,7 +115,7 @@ def train(args: argparse.Namespace) -> None:
     others = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embedding" in n]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
-    warm = args.steps // 20
+    warm = max(1, args.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min((s + 1) / warm, 0.5 * (1 + math.cos(math.pi * s / args.steps)))
     )
@@ -151,21 +151,23 @@ def train(args: argparse.Namespace) -> None:
                 flush=True,
             )
             running = 0.0
-            save(model, rows)
-    save(model, rows)
+            save(model, rows, args.out)
+    save(model, rows, args.out)
     print(f"trained in {time.perf_counter() - started:.0f} s")
 
 
-def save(model: torch.nn.Module, rows: Tensor) -> None:
+def save(model: torch.nn.Module, rows: Tensor, folder: Path) -> None:
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "attn_mask"}
     tensors["logit_scale"] = model.logit_scale.detach().clone()
     assert TABLE in tensors
-    save_file({**tensors, ROWS: rows}, FOLDER / COMPACT)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({**tensors, ROWS: rows}, folder / COMPACT)
+    (folder / CONFIG).write_bytes((FOLDER / CONFIG).read_bytes())
 
 
-def report(per_class: int) -> None:
+def report(folder: Path, per_class: int) -> None:
     """Zero-shot accuracy of what is saved, on pictures of its own, among all classes."""
-    backbone = load_demo_clip()
+    backbone = load_packed(folder)
     text = backbone.encode_captions([f"a photo of a {name}." for name in CLASSES])
     print(f"zero-shot accuracy in %, {per_class} pictures a class, {len(CLASSES)} classes: seen and held-out classes")
     for domain in DOMAINS:
@@ -189,7 +191,8 @@ if __name__ == "__main__":
     parser.add_argument("--patch-dropout", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="by default where promptkit has it from")
     parsed = parser.parse_args()
     print(parsed, f"torch {torch.__version__}")
     train(parsed)
-    report(per_class=20)
+    report(parsed.out, per_class=20)

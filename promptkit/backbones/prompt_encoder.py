@@ -9,11 +9,11 @@ plain path through its own blocks.
 import contextlib
 import ctypes
 import logging
-import os
 from functools import lru_cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,7 +40,7 @@ class PromptEncoder:
 
     `memory_bytes` bounds what a pass may hold; None takes half of what the device has free. A checkpointed pass holds its
     activations while it is computed, and computes them again for the backward pass: `checkpoint` says whether passes are,
-    when gradients are recorded; "auto": if there is more than one.
+    when gradients are recorded; "auto": all but the last, whose backward pass comes first.
     """
 
     def __init__(self, tower: TextTower) -> None:
@@ -68,25 +68,22 @@ class PromptEncoder:
         rows = context.transpose(1, 2).flatten(0, 1)
         gradients = torch.is_grad_enabled() and (context.requires_grad or (deep is not None and deep.requires_grad))
         row_step, class_step = self._steps(len(rows), contexts > 1, classes, context.device, gradients)
-        several = row_step < len(rows) or class_step < n_classes
-        checkpointed = gradients and (self.checkpoint == "on" or (self.checkpoint == "auto" and several))
-        if checkpointed and context.device.type == "cpu":
+        passes = [(r, c) for r in _spans(len(rows), row_step) for c in _spans(n_classes, class_step)]
+        checkpointed = len(passes) if self.checkpoint == "on" else len(passes) - 1 if self.checkpoint == "auto" else 0
+        if gradients and checkpointed and context.device.type == "cpu":
             _return_what_is_freed()
-        parts = []
-        for r in range(0, len(rows), row_step):
-            part = []
-            for c in range(0, n_classes, class_step):
-                chunk = rows[r : r + row_step, c : c + class_step] if contexts > 1 else rows[r : r + row_step]
-                some = range(c, min(c + class_step, n_classes))
-                if checkpointed:
-                    features = checkpoint(
-                        self._encode, chunk, deep, classes, some, use_reentrant=False, preserve_rng_state=False
-                    )
-                else:
-                    features = self._encode(chunk, deep, classes, some)
-                part.append(features)
-            parts.append(torch.cat(part, dim=1))
-        return torch.unflatten(torch.cat(parts), 0, (images, n_prompts)).transpose(1, 2)
+        features: dict[range, list[Tensor]] = {}
+        for number, (r, c) in enumerate(passes):
+            chunk = rows[r.start : r.stop]
+            if contexts > 1:
+                chunk = chunk[:, c.start : c.stop]
+            if gradients and number < checkpointed:
+                part = checkpoint(self._encode, chunk, deep, classes, c, use_reentrant=False, preserve_rng_state=False)
+            else:
+                part = self._encode(chunk, deep, classes, c)
+            features.setdefault(r, []).append(part)
+        joined = torch.cat([torch.cat(parts, dim=1) for parts in features.values()])
+        return torch.unflatten(joined, 0, (images, n_prompts)).transpose(1, 2)
 
     def halve_chunks(self) -> bool:
         """Let the next passes hold half of what the last ones held, and nothing until the backward pass.
@@ -137,6 +134,11 @@ class PromptEncoder:
         return steps
 
 
+def _spans(total: int, step: int) -> list[range]:
+    """Ranges of `step`; what is left over comes first, since the last pass is not computed twice."""
+    return [range(max(0, end - step), end) for end in range(total % step or step, total + 1, step)]
+
+
 def _subset(classes: ClassTokens, some: range) -> ClassTokens:
     picked = slice(some.start, some.stop)
     return ClassTokens(classes.names[picked], classes.ids[picked], classes.slots[picked])
@@ -158,8 +160,7 @@ _M_MMAP_THRESHOLD = -3  # malloc.h
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS has the latter only
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)
 
 
 def _why_plain(tower: TextTower) -> str:

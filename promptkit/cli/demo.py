@@ -22,26 +22,28 @@ def demo(
     """
 
     from promptkit.cli.console import console, progress
+    from promptkit.cli.plugins import warn_broken
     from promptkit.demo.comparison import PICTURES, SHOTS, SOURCE, Comparison
     from promptkit.demo.findings import sentences, table
     from promptkit.registry import installed
 
-    terminal = console()
-    comparison = Comparison(out, options.numbers("--seeds", seeds), installed())
-    with progress() as bar:
-        task = bar.add_task("drawing", total=PICTURES)
-        comparison.draw(lambda: bar.advance(task))
-    plan = comparison.plan()
-    terminal.print(
-        f"{PICTURES} drawn pictures in {comparison.pictures}; {len(plan.trainings)} runs, each on {SHOTS} pictures of "
-        f"every base class in the domain {SOURCE!r}",
-        soft_wrap=True,
-    )
+    terminal, registry = console(), installed()
+    warn_broken(registry)
+    comparison = Comparison(out, options.numbers("--seeds", seeds), registry)
 
     def on_trained(training: "Training", seconds: float) -> None:
         terminal.print(f"{training.config.recipe}, seed {training.config.train.seed}: trained in {seconds:.0f} s")
 
     try:
+        with progress() as bar:
+            task = bar.add_task("drawing", total=PICTURES)
+            comparison.draw(lambda: bar.advance(task))
+        plan = comparison.plan()
+        terminal.print(
+            f"{PICTURES} drawn pictures in {comparison.pictures}; {len(plan.trainings)} runs, each on {SHOTS} pictures of "
+            f"every base class in the domain {SOURCE!r}",
+            soft_wrap=True,
+        )
         comparison.run(plan, terminal, on_trained)
     except KeyboardInterrupt:
         terminal.print(f"stopped; the same command goes on with what {out} holds", soft_wrap=True)
@@ -72,10 +74,11 @@ def demo_data(
     from promptkit.demo.pictures import CLASSES, DOMAINS, write_pictures
 
     with progress() as bar:
-        task = bar.add_task("drawing", total=len(DOMAINS) * len(CLASSES) * per_class)
-        count = write_pictures(path, per_class, size, seed, lambda: bar.advance(task))
+        count = len(DOMAINS) * len(CLASSES) * per_class
+        task = bar.add_task("drawing", total=count)
+        drawn = write_pictures(path, per_class, size, seed, lambda: bar.advance(task))
     console().print(
-        f"{count} pictures of {len(CLASSES)} classes in {path}: {', '.join(DOMAINS)}; "
+        f"{count} pictures of {len(CLASSES)} classes in {path}, {drawn} of them drawn now: {', '.join(DOMAINS)}; "
         f"next: promptkit train coop --data {path} --domains photo --classes base",
         soft_wrap=True,
     )

@@ -22,7 +22,13 @@ def load_demo_clip(weights: str = "demo") -> OpenClipBackbone:
     The package holds them in half precision, with the rows of the token embedding that training changed alone. They are
     unpacked into an open_clip `local-dir` for a moment, and loaded like any other.
     """
-    with as_file(files("promptkit.demo") / "clip") as packed, TemporaryDirectory() as folder:
+    with as_file(files("promptkit.demo") / "clip") as packed:
+        return load_packed(packed)
+
+
+def load_packed(packed: Path) -> OpenClipBackbone:
+    """The model of a folder that holds its configuration and its compact weights."""
+    with TemporaryDirectory() as folder:
         unpack(packed, Path(folder))
         backbone = load_openclip(f"local-dir:{folder}", "demo")
     backbone.name, backbone.weights = "demo", "demo"

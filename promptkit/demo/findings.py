@@ -6,6 +6,8 @@ from statistics import mean, stdev
 
 from rich.table import Table
 
+from promptkit.bench.statistics import statistic
+
 Key = tuple[str, str, str]
 """Learner, class set ("base" or "new"), domain."""
 
@@ -70,8 +72,8 @@ def sentences(figures: Figures) -> list[str]:
     learning = (
         f"Learned prompts pay where they were trained: on the base classes of {figures.source}, {best} reaches "
         f"{spread(figures.seeds(best, 'base', source))} % and hand-made prompts {zero:.1f} %; "
-        if mean(figures.gain(best, "zeroshot", "base", source)) > 0
-        else f"Learned prompts did not pay: on the base classes of {figures.source}, {best}, the best learner, has "
+        if _clear(figures.gain(best, "zeroshot", "base", source)) and mean(figures.seeds(best, "base", source)) > zero
+        else f"Learned prompts did not clearly pay where they were trained: on the base classes of {figures.source}, {best}, the best learner, has "
         f"{spread(figures.seeds(best, 'base', source))} % and hand-made prompts {zero:.1f} %; "
     )
     learning += _list([f"{name} {_verdict(figures.gain(name, 'zeroshot', 'base', source))}" for name in trained]) + "."
@@ -105,9 +107,9 @@ def _certainty(gain: Sequence[float]) -> str:
 
 
 def _clear(gain: Sequence[float]) -> bool:
-    """Is the mean further from 0 than twice its standard error, and are all seeds on its side?"""
-    error = stdev(gain) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
-    return abs(mean(gain)) > 2 * error and min(gain) * max(gain) > 0
+    """Does the 95 % interval over seeds, as `promptkit table` prints it, leave 0 out?"""
+    half_width = statistic(gain).half_width
+    return half_width is not None and abs(mean(gain)) > half_width
 
 
 def _signed(gain: Sequence[float]) -> str:

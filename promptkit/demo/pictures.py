@@ -52,11 +52,12 @@ def write_pictures(
     seed: int = 0,
     on_picture: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write `<domain>/<class>/<number>.png` and return how many there are now.
+    """Write `<domain>/<class>/<number>.png`, and return how many were not there already and had to be drawn.
 
     The same seed and size draw the same pictures. One that is there already stays. Raises OutputError where the folder
     can't be written.
     """
+    drawn = 0
     for domain in DOMAINS:
         for name in CLASSES:
             target = folder / domain / name
@@ -65,10 +66,13 @@ def write_pictures(
                 for number in range(per_class):
                     path = target / f"{number:03}.png"
                     if not path.exists():
-                        draw(name, domain, size, generator(seed, name, domain, number))[0].save(path)
+                        part = target / f".{number:03}.png"  # half a picture would stay for ever
+                        draw(name, domain, size, generator(seed, name, domain, number))[0].save(part)
+                        part.replace(path)
+                        drawn += 1
                     on_picture()
             except OSError as error:
                 raise OutputError(
                     f"{target} can't be written: {error.strerror or error}", "choose another folder"
                 ) from None
-    return len(DOMAINS) * len(CLASSES) * per_class
+    return drawn

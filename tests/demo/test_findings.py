@@ -39,7 +39,7 @@ def test_gains_losses_and_what_the_seeds_alone_would_make():
         "hand-made prompts 50.0 %; coop gains 11.0 ± 1.0 points and gopro gains 21.0 ± 1.0 points."
     )
     assert "(cartoon, sketch), gopro is best with 54.5 ± 0.5 %" in transfer
-    assert "before coop by 4.3 ± 2.3 points, more than the seeds differ" in transfer
+    assert "before coop by 4.3 ± 2.3 points, which is within what the seeds differ" in transfer
     assert "coop makes no clear difference (+0.2 ± 2.0) and gopro gains 4.5 ± 0.5 points" in transfer
     assert new.endswith("coop loses 7.0 ± 1.0 points and gopro makes no clear difference (+0.0 ± 0.0).")
 
@@ -47,7 +47,7 @@ def test_gains_losses_and_what_the_seeds_alone_would_make():
 def test_learners_that_did_not_learn_are_not_praised():
     worse = {("base", "photo"): [-3.0, -4.0, -5.0]}
     training, transfer, _ = sentences(figures({"coop": worse, "gopro": worse}))
-    assert training.startswith("Learned prompts did not pay")
+    assert training.startswith("Learned prompts did not clearly pay")
     assert "within what the seeds differ" in transfer
 
 
