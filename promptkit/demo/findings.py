@@ -68,15 +68,15 @@ def sentences(figures: Figures) -> list[str]:
     trained = [learner for learner in figures.learners if learner != "zeroshot"]
 
     best = max(trained, key=lambda learner: mean(figures.seeds(learner, "base", source)))
-    zero = mean(figures.seeds("zeroshot", "base", source))
+    gain = figures.gain(best, "zeroshot", "base", source)
+    paid = "pay" if _clear(gain) and mean(gain) > 0 else "did not clearly pay"
     learning = (
-        f"Learned prompts pay where they were trained: on the base classes of {figures.source}, {best} reaches "
-        f"{spread(figures.seeds(best, 'base', source))} % and hand-made prompts {zero:.1f} %; "
-        if _clear(figures.gain(best, "zeroshot", "base", source)) and mean(figures.seeds(best, "base", source)) > zero
-        else f"Learned prompts did not clearly pay where they were trained: on the base classes of {figures.source}, {best}, the best learner, has "
-        f"{spread(figures.seeds(best, 'base', source))} % and hand-made prompts {zero:.1f} %; "
+        f"Learned prompts {paid} where they were trained: on the base classes of {figures.source}, {best} reaches "
+        f"{spread(figures.seeds(best, 'base', source))} % and hand-made prompts "
+        f"{mean(figures.seeds('zeroshot', 'base', source)):.1f} %; "
+        + _list([f"{name} {_verdict(figures.gain(name, 'zeroshot', 'base', source))}" for name in trained])
+        + "."
     )
-    learning += _list([f"{name} {_verdict(figures.gain(name, 'zeroshot', 'base', source))}" for name in trained]) + "."
 
     ranked = sorted(trained, key=lambda learner: -mean(figures.seeds(learner, "base", others)))
     ahead = figures.gain(ranked[0], ranked[1], "base", others)
