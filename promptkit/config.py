@@ -53,7 +53,9 @@ class BackboneSettings:
     dtype: Annotated[
         Literal["auto", "float32", "bf16"], "arithmetic of the image tower; auto: bf16 on a CUDA device made for it"
     ] = "auto"
-    memory_gb: Annotated[float, "what encoding text may hold, in GB; 0: half of what the device has free"] = 0.0
+    memory_gb: Annotated[
+        float, "what encoding text may hold, in GB; 0: half of a GPU's memory, or a quarter of the machine's"
+    ] = 0.0
     checkpoint: Annotated[
         Literal["auto", "on", "off"],
         "compute text activations again in the backward pass instead of holding them; auto: where they exceed memory_gb",

@@ -46,7 +46,7 @@ class Compute:
     dtype: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the image tower. "auto" is bf16 on a CUDA device made for it, and float32 elsewhere."""
     memory_gb: float = 0.0
-    """What encoding text may hold, in 10^9 bytes; 0 is half of what the device has free."""
+    """What encoding text may hold, in 10^9 bytes; 0 is half of a GPU's memory, or a quarter of the machine's."""
     checkpoint: Literal["auto", "on", "off"] = "auto"
     """Compute the text tower's activations again in the backward pass, instead of holding them? "auto" does where one pass
     over all texts would hold more than `memory_gb`; "off" does not before the memory runs out."""

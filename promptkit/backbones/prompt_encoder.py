@@ -38,9 +38,10 @@ def encode_plain(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -
 class PromptEncoder:
     """Text features under prompts, in as few passes as fit in memory.
 
-    `memory_bytes` bounds what a pass may hold; None takes half of what the device has free. A checkpointed pass holds its
-    activations while it is computed, and computes them again for the backward pass: `checkpoint` says whether passes are,
-    when gradients are recorded; "auto": all but the last, whose backward pass comes first.
+    `memory_bytes` bounds what a pass may hold; None takes half of a GPU's memory, or a quarter of the machine's. A
+    checkpointed pass holds its activations while it is computed, and computes them again for the backward pass:
+    `checkpoint` says whether passes are, when gradients are recorded; "auto": all but the last, whose backward pass comes
+    first.
     """
 
     def __init__(self, tower: TextTower) -> None:
@@ -95,6 +96,7 @@ class PromptEncoder:
         if self.checkpoint == "off":
             self.checkpoint = "auto"
         self.memory_bytes = max(1, self._last_bytes // 2)
+        self._last_pass = (1, 1)  # if memory runs out again before text is encoded, smaller passes would not help
         return True
 
     def _encode(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range) -> Tensor:
@@ -128,7 +130,7 @@ class PromptEncoder:
         # A block keeps its two inputs, q, k, v (padded: twice), the attention and what the activation needs.
         kept = 4 * (12 * width + 3 * hidden) * (len(self.tower.blocks) if gradients else 1)
         row = max(1, kept * tokens)
-        budget = self.memory_bytes or _free_bytes(device) // 2
+        budget = self.memory_bytes or _default_budget(device)
         steps = max(1, min(rows, budget // row)), max(1, min(n_classes, n_classes * budget // row))
         self._last_pass, self._last_bytes = steps, row * steps[0] * steps[1] // n_classes
         return steps
@@ -157,10 +159,11 @@ def _return_what_is_freed() -> None:
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
-def _free_bytes(device: torch.device) -> int:
+def _default_budget(device: torch.device) -> int:
+    """Of what the device has, not of what is free at the moment: the same run is cut into the same passes."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
+        return torch.cuda.get_device_properties(device).total_memory // 2
+    return int(psutil.virtual_memory().total) // 4
 
 
 def _why_plain(tower: TextTower) -> str:

@@ -62,7 +62,9 @@ BackboneDtype = Annotated[
 MemoryGb = Annotated[
     float | None,
     typer.Option(
-        help="What encoding text may hold; half of what the device has free by default.", show_default=False, min=0
+        help="What encoding text may hold; half of a GPU's memory, or a quarter of the machine's, by default.",
+        show_default=False,
+        min=0,
     ),
 ]
 Cache = Annotated[

@@ -178,11 +178,24 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
     features = backbone.encode_text(prompts, classes)
     assert passes == [(1, 1)] * 12
     features.sum().backward()
-    assert len(passes) == 24  # run again for the backward pass
+    assert len(passes) == 23  # all but the last run again for the backward pass, which begins with the last
     passes.clear()
     with torch.no_grad():
         backbone.encode_text(prompts, classes)
     assert passes == [(1, 1)] * 12
+
+
+@pytest.mark.parametrize("position", ["end", "front"])
+def test_what_is_left_over_comes_first(position: Position, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    classes = backbone.class_tokens(NAMES[:3], 2, position)
+    monkeypatch.setattr(backbone.encoder, "_steps", lambda *_: (2, 2))
+    passes: list[tuple[int, int]] = []
+    encode = backbone.encoder._encode
+    monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append((len(a[0]), len(a[3]))) or encode(*a))
+    assert_same(both(backbone, torch.randn(5, 1, 1, 2, 32), None, classes))
+    assert passes[:6] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 1), (2, 2)]
+    assert len(passes) == 11
 
 
 @pytest.mark.parametrize("memory", [None, 1])
@@ -201,8 +214,8 @@ def test_checkpointing_is_a_choice_and_changes_no_bit(
     results = both(backbone, context, deep, classes)
     assert_same(results)
     once = 1 if memory is None else 6
-    again = checkpoint == "on" or (checkpoint == "auto" and memory is not None)
-    assert len(passes) == once * (1 + again)
+    again = {"on": once, "auto": once - 1, "off": 0}[checkpoint]
+    assert len(passes) == once + again
     backbone.encoder.checkpoint = "off"
     (features, gradients), _ = both(backbone, context, deep, classes)
     assert torch.equal(features, results[0][0])
