@@ -9,7 +9,6 @@ plain path through its own blocks.
 import contextlib
 import ctypes
 import logging
-from functools import lru_cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -25,6 +24,9 @@ from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens, TextPrompts
 
 log = logging.getLogger("promptkit")
+
+HEAP_HOLES = 1.5
+"""What a pass makes a process on the CPU hold, over what its tensors do, as measured (`benchmarks/budget.py`)."""
 
 
 def encode_plain(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
@@ -71,17 +73,16 @@ class PromptEncoder:
         row_step, class_step = self._steps(len(rows), contexts > 1, classes, context.device, gradients)
         passes = [(r, c) for r in _spans(len(rows), row_step) for c in _spans(n_classes, class_step)]
         checkpointed = len(passes) if self.checkpoint == "on" else len(passes) - 1 if self.checkpoint == "auto" else 0
-        if gradients and checkpointed and context.device.type == "cpu":
-            _return_what_is_freed()
+        encode = self._encode_afresh if len(passes) > 1 and context.device.type == "cpu" else self._encode
         features: dict[range, list[Tensor]] = {}
         for number, (r, c) in enumerate(passes):
             chunk = rows[r.start : r.stop]
             if contexts > 1:
                 chunk = chunk[:, c.start : c.stop]
             if gradients and number < checkpointed:
-                part = checkpoint(self._encode, chunk, deep, classes, c, use_reentrant=False, preserve_rng_state=False)
+                part = checkpoint(encode, chunk, deep, classes, c, use_reentrant=False, preserve_rng_state=False)
             else:
-                part = self._encode(chunk, deep, classes, c)
+                part = encode(chunk, deep, classes, c)
             features.setdefault(r, []).append(part)
         joined = torch.cat([torch.cat(parts, dim=1) for parts in features.values()])
         return torch.unflatten(joined, 0, (images, n_prompts)).transpose(1, 2)
@@ -98,6 +99,10 @@ class PromptEncoder:
         self.memory_bytes = max(1, self._last_bytes // 2)
         self._last_pass = (1, 1)  # if memory runs out again before text is encoded, smaller passes would not help
         return True
+
+    def _encode_afresh(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range) -> Tensor:
+        _return_what_is_freed()
+        return self._encode(context, deep, classes, some)
 
     def _encode(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range) -> Tensor:
         layout = self._layout(classes, some, context.shape[1] > 1, context.device)
@@ -129,7 +134,7 @@ class PromptEncoder:
         width, hidden = block.mlp.c_fc.in_features, block.mlp.c_fc.out_features
         # A block keeps its two inputs, q, k, v (padded: twice), the attention and what the activation needs.
         kept = 4 * (12 * width + 3 * hidden) * (len(self.tower.blocks) if gradients else 1)
-        row = max(1, kept * tokens)
+        row = max(1, int(kept * tokens * (HEAP_HOLES if device.type == "cpu" else 1)))
         budget = self.memory_bytes or _default_budget(device)
         steps = max(1, min(rows, budget // row)), max(1, min(n_classes, n_classes * budget // row))
         self._last_pass, self._last_bytes = steps, row * steps[0] * steps[1] // n_classes
@@ -146,17 +151,13 @@ def _subset(classes: ClassTokens, some: range) -> ClassTokens:
     return ClassTokens(classes.names[picked], classes.ids[picked], classes.slots[picked])
 
 
-@lru_cache
 def _return_what_is_freed() -> None:
-    """Keep glibc from holding freed blocks, up to 32 MB each, in a heap full of holes: the peak was 2.6 times as high.
+    """Have glibc give back what a pass has freed: its holes would not fit the next one, and the peak was twice as high.
 
-    Its threshold for blocks of their own grows unless it is set; this is what it starts from. Other C libraries have none.
+    Other C libraries have no such call.
     """
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
-
-
-_M_MMAP_THRESHOLD = -3  # malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _default_budget(device: torch.device) -> int:

@@ -12,12 +12,12 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "budget.py"
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does")
 def test_a_step_with_a_thousand_classes_stays_in_its_budget() -> None:
-    """In one pass it would take eight times as much."""
+    """One picture with its thousand classes fits."""
     done = subprocess.run(
         [sys.executable, BENCHMARK, "--backbone", "tiny", "--batch", "16", "--memory-gb", "0.1", "--threads", "1"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["chunks"], found["passes done"], found["whole step"]) == (8, 16, True)
-    assert found["peak GB"] < 1.25 * 0.1
+    assert (found["chunks"], found["passes done"], found["whole step"]) == (16, 31, True)  # all but the last are computed twice
+    assert found["peak GB"] < 1.1 * 0.1
