@@ -95,6 +95,8 @@ class Run:
         self.resume = resume
         self.device = distributed.start(train.device) or pick_device(train.device)
         self.folder = RunFolder(out, force, resume)
+        if resume:
+            state.check_settings(out, config)
         self.backbone: Backbone = (backbone or load_backbone(config.backbone, registry)).to(self.device)
         self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
         self.views = build_views(config, registry, self.backbone)
