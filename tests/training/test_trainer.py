@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,16 +124,14 @@ def test_a_state_goes_on_on_another_kind_of_device(pictures: Path, monkeypatch: 
     tensors, plain = before.state()
     assert {name for name in tensors if name.startswith("generator")} == {"generator.0.cpu"}
     asked: list[torch.device] = []
-    fake = SimpleNamespace(
-        get_rng_state=lambda device: asked.append(device) or torch.zeros(16, dtype=torch.uint8),
-        set_rng_state=lambda state, device: asked.append(device),
-    )
-    monkeypatch.setattr(torch, "cuda", fake)
+    generator = torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or generator)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append(device))
     device = torch.device("cuda:1")
     assert generator_states(device).keys() == {"cpu", "cuda"}
     assert asked == [device]
     after.device = device
     after.load_state(tensors, plain)
     assert asked == [device]
-    after.load_state({**tensors, "generator.0.cuda": torch.zeros(16, dtype=torch.uint8)}, plain)
+    after.load_state({**tensors, "generator.0.cuda": generator}, plain)
     assert asked == [device, device]
