@@ -62,7 +62,7 @@ def pip_install(words: Sequence[str]) -> list[Arrival]:
         if not report.exists():  # help was asked for, or a report elsewhere
             raise InstallError(
                 "pip has not reported what it installed, so promptkit can't say what that offers",
-                "leave out -h, --help, -V, --version and --report; pip's own help: python -m pip install --help",
+                "leave out -h and --report; pip's own help: python -m pip install -h",
             )
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
     invalidate_caches()

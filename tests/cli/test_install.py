@@ -186,7 +186,7 @@ def test_an_index_that_cannot_be_reached(promptkit: Command) -> None:
     assert "refused" in done.err
 
 
-@pytest.mark.parametrize("words", [["-h"], ["--version"], ["--report", "FILE", "--dry-run", "--no-index", "gopro"]])
+@pytest.mark.parametrize("words", [["-h"], ["--report", "FILE", "--dry-run", "--no-index", "gopro"]])
 def test_what_pip_does_not_report_is_an_error(words: list[str], promptkit: Command) -> None:
     done = promptkit("install", *words)
     assert done.status == 2
