@@ -6,12 +6,16 @@ everything here is the identity and nothing is initialised.
 
 import os
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch import distributed as dist
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another, such as for the first to encode a large bank; torchrun ends all when one dies."""
 
 
 def start(device: str) -> torch.device | None:
@@ -20,7 +24,7 @@ def start(device: str) -> torch.device | None:
         return None
     from accelerate import PartialState
 
-    joined: torch.device = PartialState(cpu=device == "cpu").device
+    joined: torch.device = PartialState(cpu=device == "cpu", timeout=PATIENCE).device
     return joined
 
 

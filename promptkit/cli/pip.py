@@ -30,6 +30,9 @@ _DECISIVE = (
 )
 """What says most about a failure, the most telling first."""
 
+_UNREACHED = "satisfies the requirement|No matching distribution|Max retries exceeded"
+"""How pip ends where no try reached an index. One that did after some tries leaves their warnings as well."""
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -44,7 +47,10 @@ class Arrival:
 
 
 def pip_install(words: Sequence[str]) -> list[Arrival]:
-    """Install what the words name, KEPT aside; they may be options of pip as well. Raises as `run_pip` does."""
+    """Install what the words name, KEPT aside; they may be options of pip as well.
+
+    Raises as `run_pip` does, and InstallError when pip does not report what it has installed.
+    """
     before: dict[str, str] = {}
     for package in distributions():
         if package.name:
@@ -53,6 +59,11 @@ def pip_install(words: Sequence[str]) -> list[Arrival]:
         constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
         constraints.write_text("".join(f"{name}=={version}\n" for name in KEPT if (version := before.get(name))))
         run_pip("install", "--constraint", str(constraints), "--report", str(report), *words)
+        if not report.exists():  # help was asked for, or a report elsewhere
+            raise InstallError(
+                "pip has not reported what it installed, so promptkit can't say what that offers",
+                "leave out -h and --report; pip's own help: python -m pip install -h",
+            )
         items = json.loads(report.read_text(encoding="utf-8"))["install"]
     invalidate_caches()
     arrivals = []
@@ -95,13 +106,14 @@ def _failure(command: str, output: str) -> PromptkitError:
             f"{wish[1] if wish else 'pip found a conflict'}, but {kept[1]} {version(kept[1])} is installed and stays",
             f"try another version of the plugin; or change {kept[1]} yourself first, with pip",
         )
-    if broken := re.search(r"after connection broken by '(.+)': ", output):
+    line = next(found[1] for pattern in _DECISIVE if (found := re.search(pattern, output, re.MULTILINE))).strip()
+    broken = re.search(r"total=0,.+after connection broken by '(.+)': ", output)
+    if broken and re.search(_UNREACHED, line):
         reason = broken[1].rpartition(": ")[2].rstrip("\"')")
         return InstallError(
             f"pip can't reach a package index: {reason}",
             "check the network; a wheel or a folder with all it needs installs without: promptkit install --no-index PATH",
         )
-    line = next(found[1] for pattern in _DECISIVE if (found := re.search(pattern, output, re.MULTILINE))).strip()
     if missing := re.search(r"satisfies the requirement ([\w.-]+)\S* \(from versions: none\)", line):
         return UnknownNameError("package", missing[1], PACKAGES.keys() | PACKAGES.values(), f"pip says: {line}")
     if "setuptools" in line and re.search("install(ing)? build dependencies", output):

@@ -98,6 +98,7 @@ def train(
     from promptkit.training.checkpoint import SETTINGS
     from promptkit.training.run import Run
 
+    out = out or (Path("runs") / recipe if recipe else None)
     if resume and not config and out and os.path.exists(out / SETTINGS):
         config = out / SETTINGS
     tables = read_run_file(config) if config else {}

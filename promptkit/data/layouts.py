@@ -65,15 +65,17 @@ class Dataset:
         return tuple(counts)
 
     def fingerprint(self) -> str:
-        """A hash of the sorted relative paths and the file sizes (-1 for what is gone), wherever the root lies."""
+        """A hash of what is learned from, wherever the root lies: the class names, and of every picture, by its relative
+        path, the size (-1 for what is gone), label, domain and split."""
         lines = []
         for item in self.items:
             try:
                 size = item.path.stat().st_size
             except OSError:
                 size = -1
-            lines.append(f"{self.relative(item)}\0{size}\n")
-        return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+            lines.append(f"{self.relative(item)}\0{size}\0{item.label}\0{item.domain}\0{item.split}\n")
+        names = "\0".join(self.classnames) + "\n"
+        return hashlib.sha256((names + "".join(sorted(lines))).encode(errors="surrogateescape")).hexdigest()
 
 
 def read_dataset(path: Path, domains: Sequence[str] = (), classes: Sequence[str] = ()) -> Dataset:

@@ -5,6 +5,7 @@ its blocks, how the views are made and from which seed, the code that does it, a
 """
 
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -151,8 +152,13 @@ def _files(items: Sequence[Item]) -> str:
 
 
 def _code(thing: Any) -> str | None:
-    """The name of a class or function, and a hash of the packages that define it; None when there is no such file."""
-    name = f"{thing.__module__}.{thing.__qualname__}" if hasattr(thing, "__qualname__") else "<none>"
+    """The name of a class or function, and a hash of the packages that define it; None when there is no such file.
+
+    None as well for a bound method or an object that can be called: what it does depends on what the object holds.
+    """
+    if not inspect.isclass(thing) and not inspect.isfunction(thing):
+        return None
+    name = f"{thing.__module__}.{thing.__qualname__}"
     if "<" in name:  # a lambda, or a function made in another: two of them can have one name
         return None
     bases = [base for base in getattr(thing, "__mro__", (thing,)) if base.__module__ not in ("builtins", "abc")]

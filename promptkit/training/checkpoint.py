@@ -99,8 +99,9 @@ class RunFolder:
             self.lock.release()
 
     def start(self, config: RunConfig) -> None:
-        """Begin a new run here; the learner of an old one stays until there is something to put in its place."""
-        self._drop_state()
+        """Begin a new run here. What an old one left goes first: it never stands under other settings."""
+        self._drop(WEIGHTS)
+        self._drop(STATE)
         self._replace(SETTINGS, tomli_w.dumps(config.to_tables()).encode())
         self._replace(LOG, b"")
 
@@ -124,7 +125,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """The run is done, and has nothing to go on from."""
-        self._drop_state()
+        self._drop(STATE)
 
     def log(self, line: Mapping[str, Any]) -> None:
         if self.writes:
@@ -135,10 +136,10 @@ class RunFolder:
         if self.writes:
             replace_file(self.path / name, content, _HINT)
 
-    def _drop_state(self) -> None:
+    def _drop(self, name: str) -> None:
         if self.writes:
-            with writing(self.state, _HINT):
-                self.state.unlink(missing_ok=True)
+            with writing(self.path / name, _HINT):
+                (self.path / name).unlink(missing_ok=True)
 
 
 def read_log(run: Path) -> list[str]:

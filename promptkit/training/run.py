@@ -94,7 +94,10 @@ class Run:
         self.dataset = dataset or training_data(config.data, train.seed, registry)
         self.resume = resume
         self.device = distributed.start(train.device) or pick_device(train.device)
+        self.trackers = Trackers(train.log, out, state.flat(config.to_tables()))
         self.folder = RunFolder(out, force, resume)
+        if resume:
+            state.check_settings(out, config)
         self.backbone: Backbone = (backbone or load_backbone(config.backbone, registry)).to(self.device)
         self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
         self.views = build_views(config, registry, self.backbone)
@@ -159,8 +162,7 @@ class Run:
                 save_state()
                 saved = time.monotonic()
 
-        trackers = Trackers(self.config.train.log, self.folder.path, state.flat(self.config.to_tables()))
-        with trackers, TrainingProgress(console, epochs, len(self.items), lines) as progress:
+        with self.trackers, TrainingProgress(console, epochs, len(self.items), lines) as progress:
             for result in trainer.epochs(on_step):
                 if watch:
                     watch.total += result.seconds
@@ -168,7 +170,7 @@ class Run:
                 val_accuracy = self._validate()
                 progress.epoch(result, val_accuracy)
                 figures = self._log(result, val_accuracy)
-                trackers.log({**figures, "lr": result.lr, "grad_norm": result.grad_norm}, result.epoch)
+                self.trackers.log({**figures, "lr": result.lr, "grad_norm": result.grad_norm}, result.epoch)
                 if result.epoch < epochs:  # first, so that a learner that isn't finished never lacks its state
                     save_state()
                     saved = time.monotonic()

@@ -1,21 +1,24 @@
 """`state.safetensors`: all it takes to go on with a run that was stopped. A finished run has none."""
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from promptkit.config import RunConfig
+from promptkit import distributed
+from promptkit.config import RunConfig, read_run_file
 from promptkit.errors import CheckpointError, ConfigError
 from promptkit.files import plain_json
 from promptkit.training import tensorfile
+from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS
 from promptkit.training.trainer import Trainer
 
 FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
-_PARTS = {"position": dict, "optimizer": dict, "groups": list, "settings": dict, "data": str}
+_PARTS = {"position": dict, "optimizer": dict, "groups": list, "settings": dict, "processes": int, "data": str}
 LISTED = 10
 """How many differences a message names."""
 
@@ -23,7 +26,8 @@ LISTED = 10
 def pack(trainer: Trainer, config: RunConfig, data: str) -> bytes:
     """The state as the content of a file. `data` is the fingerprint of the data set. All processes call it."""
     tensors, plain = trainer.state()
-    return tensorfile.pack(tensors, json.dumps({**plain, "settings": config.to_tables(), "data": data}))
+    about = {"settings": config.to_tables(), "processes": distributed.processes(), "data": data}
+    return tensorfile.pack(tensors, json.dumps({**plain, **about}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,26 +42,45 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise _damaged(path, error) from None
 
 
+def check_settings(run: Path, config: RunConfig) -> None:
+    """Raises ConfigError with the differences when a folder holds a run, stopped or finished, with other settings.
+
+    CheckpointError when its state is damaged.
+    """
+    if os.path.exists(run / STATE):
+        before = read(run / STATE)[1]["settings"]
+    elif os.path.exists(run / WEIGHTS):
+        before = read_run_file(run / SETTINGS)
+    else:
+        return
+    _refuse(run, differences(flat(before), flat(config.to_tables())))
+
+
 def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
     """Bring a fresh trainer to where the run was stopped.
 
-    Raises ConfigError with the differences when settings or data are not those of the run, CheckpointError when the state
-    is damaged.
+    Raises ConfigError with the differences when settings, data or the number of processes are not those of the run,
+    CheckpointError when the state is damaged.
     """
     tensors, plain = read(path)
-    different = differences(flat(plain["settings"]), flat(config.to_tables()))
+    before = {**flat(plain["settings"]), "processes": plain["processes"]}
+    different = differences(before, {**flat(config.to_tables()), "processes": distributed.processes()})
     if plain["data"] != data:
-        different.append("the pictures of the data set")
-    if different:
-        raise ConfigError(
-            f"{path.parent} can't be resumed with other settings or data: {'; '.join(different[:LISTED])}"
-            + (f"; and {len(different) - LISTED} more" if len(different) > LISTED else ""),
-            f"resume it as it was with --config {path.parent / 'run.toml'}, or start again with --force",
-        )
+        different.append("the pictures of the data set, or their labels")
+    _refuse(path.parent, different)
     try:
         trainer.load_state(tensors, plain)
     except Exception as error:  # what is wrong in a state may come to light anywhere in an optimiser's step
         raise _damaged(path, error) from None
+
+
+def _refuse(run: Path, different: list[str]) -> None:
+    if different:
+        raise ConfigError(
+            f"{run} can't be resumed with other settings or data: {'; '.join(different[:LISTED])}"
+            + (f"; and {len(different) - LISTED} more" if len(different) > LISTED else ""),
+            f"resume it as it was with --config {run / SETTINGS}, or start again with --force",
+        )
 
 
 def _damaged(path: Path, cause: Exception) -> CheckpointError:

@@ -1,22 +1,25 @@
 """TensorBoard, Weights & Biases and MLflow, through Accelerate's trackers. `log.jsonl` is written whatever is chosen."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from promptkit import distributed
 from promptkit.errors import ConfigError, UnknownNameError
-from promptkit.files import writing
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+log = logging.getLogger("promptkit")
 
 
 class Trackers:
     """A context in which every chosen tracker hears the figures of each epoch, from the first process alone.
 
-    Raises UnknownNameError for a tracker there is none of, ConfigError for one that is not installed.
+    Making one touches nothing; what goes wrong later costs the tracker, not the run. Raises UnknownNameError for a tracker
+    there is none of, ConfigError for one that is not installed.
     """
 
     def __init__(self, names: str, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -28,6 +31,8 @@ class Trackers:
                 raise UnknownNameError("tracker", name, TRACKERS)
             if find_spec(name) is None:
                 raise ConfigError(f"the tracker {name!r} is not installed", f"pip install 'promptkit[{name}]'")
+            if distributed.rank():
+                continue  # not every tracker asks which process it is in
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
             tracker = LOGGER_TYPE_TO_CLASS[name]
@@ -39,23 +44,24 @@ class Trackers:
             from accelerate import PartialState
 
             PartialState()  # the trackers ask it whether this is the first process
-        for tracker in self.open:
-            with self._writing(tracker):
-                tracker.start()
-                tracker.store_init_configuration(self.settings)
+        self._each(lambda tracker: tracker.start())
+        self._each(lambda tracker: tracker.store_init_configuration(self.settings))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for tracker in self.open:
-            with self._writing(tracker):
-                tracker.finish()
+        self._each(lambda tracker: tracker.finish())
 
     def log(self, figures: Mapping[str, float], epoch: int) -> None:
-        for tracker in self.open:
-            with self._writing(tracker):
-                tracker.log(dict(figures), step=epoch)
+        self._each(lambda tracker: tracker.log(dict(figures), step=epoch))
 
-    def _writing(self, tracker: Any) -> AbstractContextManager[None]:
-        return writing(f"what {tracker.name} keeps in {self.folder}", "make room, or train without --log")
+    def _each(self, tell: Callable[[Any], object]) -> None:
+        """A tracker that fails, with whatever error, is named once and hears no more."""
+        for tracker in list(self.open):
+            try:
+                tell(tracker)
+            except Exception as error:
+                self.open.remove(tracker)
+                cause = f"{type(error).__name__}: {error}"
+                log.warning("%s hears no more of %s: %s; log.jsonl has it all", tracker.name, self.folder, cause)

@@ -1,6 +1,7 @@
 """The training loop, read top to bottom. It knows a learner, batches and an optimiser; no method has a branch in it."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,8 +101,8 @@ class Trainer:
         """Train from `position` to the end, and yield after every epoch.
 
         `on_step` hears the loss terms of each batch and its number of pictures in this process. Raises TrainingError when
-        a loss term is not finite, before it reaches any parameter; DataError for an unreadable picture where there are
-        several processes.
+        a loss term or the gradient is not finite, before it reaches any parameter, and when there is not enough memory;
+        DataError for an unreadable picture where there are several processes.
         """
         learner, settings = self.learner, self.settings
         while self.position.epoch <= settings.epochs:
@@ -144,7 +145,8 @@ class Trainer:
     def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss terms, detached; gradients reach the learner's own parameters and nothing else.
 
-        A device that runs out of memory is answered with smaller chunks, for as long as the backbone can make them.
+        A device that runs out of memory is answered with smaller chunks, for as long as the backbone can make them. Not in
+        one of several processes: the others would wait for what it has gathered already.
         """
         backbone = self.learner.scene.backbone
         while True:
@@ -155,6 +157,11 @@ class Trainer:
                 check_terms(terms, self.position.step, self.position.epoch)
                 self.learner.backward(terms)
             except torch.OutOfMemoryError as error:
+                if distributed.processes() > 1:
+                    raise TrainingError(
+                        f"out of memory at step {self.position.step}: {error}",
+                        "bound what text encoding holds with --memory-gb, or try a smaller --batch-size",
+                    ) from None
                 if not backbone.use_less_memory():
                     raise TrainingError(
                         f"out of memory at step {self.position.step}, in the smallest chunks: {error}",
@@ -165,11 +172,19 @@ class Trainer:
                 return {name: term.detach() for name, term in terms.items()}
 
     def _update(self) -> float:
-        """Let the optimiser use the gradients of all processes; returns their norm before clipping."""
+        """Let the optimiser use the gradients of all processes; returns their norm before clipping.
+
+        Raises TrainingError when it is not finite; the parameters are as they were.
+        """
         distributed.average_gradients(self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or torch.inf)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or torch.inf).item()
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the norm of the gradient is {norm} at step {self.position.step} (epoch {self.position.epoch})",
+                "try a smaller --lr",
+            )
         self.optimizer.step()
-        return norm.item()
+        return norm
 
     def _finish_epoch(self, rate: float, seconds: float, unreadable: list[Unreadable]) -> EpochResult:
         at = self.position
@@ -195,7 +210,7 @@ class Trainer:
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
         kept, plain = optimizer_state(self.optimizer)
         tensors |= kept
-        for process, states in enumerate(distributed.gather_objects([generator_states()])):
+        for process, states in enumerate(distributed.gather_objects([generator_states(self.device)])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
         return tensors, {"position": asdict(self.position), **plain}
 
@@ -214,14 +229,15 @@ class Trainer:
             raise ValueError(f"it is in epoch {self.position.epoch} of {self.settings.epochs}")
         load_optimizer(self.optimizer, self.learner, parts["learner"], parts["optimizer"], parts["group"], plain)
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"generator.{distributed.rank()}.cuda"], self.device)
+        kept = tensors.get(f"generator.{distributed.rank()}.cuda")  # none of a run on another kind of device
+        if self.device.type == "cuda" and kept is not None:
+            torch.cuda.set_rng_state(kept, self.device)
 
 
-def generator_states() -> dict[str, Tensor]:
+def generator_states(device: torch.device) -> dict[str, Tensor]:
     """The state of torch's generators in this process; views and order have none, they follow from seed and epoch."""
     states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def start(learner: Learner, batches: Batches) -> None:

@@ -4,11 +4,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from torch import Tensor
+
+from promptkit import hookimpl
+from promptkit.backbones.base import Taps
+from promptkit.components import ContextPrompts, PromptGenerator
+from promptkit.testing import registered
 
 Command = Callable[..., "Finished"]
 
@@ -167,6 +174,36 @@ def test_a_bank_without_a_cache_is_a_contradiction(train: Command) -> None:
     done = train("coop", "--out", "run", "--bank", 1, "--no-cache")
     assert done.status == 2
     assert "leave one of the two out" in done.err
+
+
+class Tapping(ContextPrompts):
+    """Reads the image tower through a method, which may depend on anything that the object holds."""
+
+    @dataclass(frozen=True)
+    class Options:
+        n_ctx: int = 2
+        ctx_init: str = ""
+
+    def taps(self) -> Taps:
+        return Taps(self.reduced)
+
+    def reduced(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1)
+
+
+class TappingPlugin:
+    @hookimpl
+    def register_prompts(self, register: Callable[[str, type[PromptGenerator]], None]) -> None:
+        register("tapping", Tapping)
+
+
+def test_what_a_method_of_an_object_makes_is_not_kept(train: Command, cache: Path) -> None:
+    with registered(TappingPlugin()):
+        done = train("coop", "--out", "run", "--set", "prompts=tapping", "--bank", 1)
+        assert done.status == 2
+        assert "can't be kept" in done.err
+        assert train("coop", "--out", "run", "--set", "prompts=tapping").status == 0
+    assert not files(cache)
 
 
 def test_profile_says_where_the_time_went(train: Command) -> None:

@@ -186,6 +186,44 @@ def test_an_index_that_cannot_be_reached(promptkit: Command) -> None:
     assert "refused" in done.err
 
 
+@pytest.mark.parametrize("words", [["-h"], ["--report", "FILE", "--dry-run", "--no-index", "gopro"]])
+def test_what_pip_does_not_report_is_an_error(words: list[str], promptkit: Command) -> None:
+    done = promptkit("install", *words)
+    assert done.status == 2
+    assert done.err.startswith("error: pip has not reported what it installed")
+    assert "--report" in done.err
+
+
+RETRIED = (
+    "WARNING: Retrying (Retry(total={}, connect=None, read=None)) after connection broken by "
+    """'ReadTimeoutError("HTTPSConnectionPool(host='index', port=443): Read timed out.")': /simple/x/"""
+)
+BUILD = "error: subprocess-exited-with-error\n  error: no compiler\n  [end of output]"
+NOTHING = "ERROR: Could not find a version that satisfies the requirement {} (from versions: none)"
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ([RETRIED.format(4), BUILD], "pip install failed: error: no compiler"),
+        ([RETRIED.format(0), BUILD], "pip install failed: error: no compiler"),
+        ([RETRIED.format(4), NOTHING.format("gorpo")], "no package named 'gorpo'; did you mean 'gopro'?"),
+        ([RETRIED.format(0), NOTHING.format("gopro")], "pip can't reach a package index: Read timed out."),
+    ],
+)
+def test_a_try_that_failed_before_another_did_not(
+    says: list[str], message: str, promptkit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "said").write_text("\n".join(says))
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'}\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    done = promptkit("install", "promptkit-gopro")
+    assert done.status == 2
+    assert done.err.startswith(f"error: {message}")
+
+
 @pytest.mark.parametrize(
     ("says", "message"),
     [

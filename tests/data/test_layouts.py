@@ -149,6 +149,29 @@ def test_fingerprint_follows_files_not_the_place(tree):
     assert len({read_dataset(moved).fingerprint(), first}) == 2
 
 
+def test_fingerprint_follows_what_is_said_of_the_pictures(tree):
+    root = tree("a.jpg", "b.jpg", "c.jpg")
+    manifest = root / "pictures.csv"
+    rows = ["a.jpg,cat,photo,train", "b.jpg,dog,photo,train", "c.jpg,dog,photo,test"]
+
+    def fingerprint(*rows):
+        manifest.write_text("\n".join(["path,label,domain,split", *rows]))
+        return read_dataset(manifest).fingerprint()
+
+    first = fingerprint(*rows)
+    assert fingerprint(*reversed(rows)) == first
+    others = {
+        fingerprint(*rows[:2], "c.jpg,cat,photo,test"),
+        fingerprint(*rows[:2], "c.jpg,dog,photo,train"),
+        fingerprint(*(row.replace("photo", "sketch") for row in rows)),
+        fingerprint(*(row.replace("dog", "fox") for row in rows)),
+    }
+    assert len(others | {first}) == 5
+    fingerprint(*rows)
+    (root / "classnames.json").write_text('{"dog": "wolf"}')
+    assert read_dataset(manifest).fingerprint() not in others | {first}
+
+
 # Names, domains, classes
 
 

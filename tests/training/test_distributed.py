@@ -137,3 +137,21 @@ def test_a_batch_that_cannot_be_shared_is_an_error(pictures: Path, tmp_path: Pat
     words = ("train", "coop", "--data", pictures, "--backbone", "tiny", "--weights", "none", "--device", "cpu")
     done = launch(tmp_path, *words, "--batch-size", "5")
     assert "a batch of 5 pictures can't be split evenly over 2 processes" in done.stderr
+
+
+PATIENT = """
+import torch
+from promptkit import distributed
+
+distributed.start("cpu")
+group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+print("waits", group.options._timeout.total_seconds() >= 24 * 3600, flush=True)
+"""
+
+
+def test_processes_wait_for_the_one_that_encodes_a_bank(tmp_path: Path) -> None:
+    """By default they would give up after half an hour."""
+    (tmp_path / "patient.py").write_text(PATIENT)
+    done = launch(tmp_path, start=[str(tmp_path / "patient.py")])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("waits True") == 2

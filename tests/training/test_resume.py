@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from promptkit.training.tensorfile import read_tensors, read_text
+
 Command = Callable[..., "Finished"]
 Drive = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -91,6 +93,57 @@ def test_other_settings_are_refused_with_the_difference(stopped: Path, train: Co
     done = train("coop", "--out", "run", "--resume", "--lr", "0.5", "--set", "prompts.n_ctx=3")
     assert done.status == 2
     assert "prompts.n_ctx: 16 in the run, 3 now; train.lr: 0.002 in the run, 0.5 now" in done.err
+
+
+def test_what_has_nothing_to_train_does_not_replace_what_was_learned(stopped: Path, train: Command) -> None:
+    before = learned(stopped)
+    train("zeroshot", "--out", "other")
+    for words in (("coop", "--epochs", 0), ("zeroshot", "--config", "other/run.toml")):
+        done = train(*words, "--out", "run", "--resume")
+        assert done.status == 2
+        assert "run can't be resumed with other settings" in done.err
+        assert learned(stopped) == before
+        assert (stopped / "state.safetensors").exists()
+
+
+def test_a_finished_run_is_compared_too(train: Command, promptkit: Command, tmp_path: Path) -> None:
+    """In runs/RECIPE, where no --out is given."""
+    train("coop")
+    before = learned(tmp_path / "runs/coop")
+    done = promptkit("train", "coop", "--resume", "--epochs", 100)
+    assert done.status == 2
+    assert "train.epochs: 2 in the run, 100 now" in done.err
+    assert learned(tmp_path / "runs/coop") == before
+    done = promptkit("train", "coop", "--resume")
+    assert (done.status, "runs/coop is finished already, after 2 epochs" in done.out) == (0, True)
+
+
+def test_another_number_of_processes_is_refused(stopped: Path, promptkit: Command, damage: Any) -> None:
+    path = stopped / "state.safetensors"
+    plain = json.loads(read_text(path))
+    path.write_bytes(damage.signed(read_tensors(path), {**plain, "processes": 2}))
+    done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 2
+    assert "processes: 2 in the run, 1 now" in done.err
+
+
+def test_other_labels_are_refused(
+    pictures: Path, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.training.checkpoint import RunFolder
+
+    data = Path(shutil.copytree(pictures, tmp_path / "copied"))
+
+    def killed(folder: RunFolder, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", killed)
+        assert train("coop", "--out", "run", "--data", data).status == 130
+    (data / "classnames.json").write_text('{"star": "galaxy"}')
+    done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 2
+    assert "the pictures of the data set, or their labels" in done.err
 
 
 def test_other_data_is_refused(stopped: Path, promptkit: Command, tmp_path: Path) -> None:
@@ -220,3 +273,23 @@ def test_a_run_killed_before_its_first_state_begins_again(stopped: Path, promptk
     assert done.status == 0, done.err
     assert "finished already" not in done.out
     assert len(log(stopped)) == 2
+
+
+def test_what_was_learned_never_stands_under_other_settings(
+    train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.training.run import Run
+
+    def interrupt(run: Run) -> float | None:
+        raise KeyboardInterrupt
+
+    train("coop", "--out", "whole", "--seed", 2)
+    train("coop", "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_validate", interrupt)
+        assert train("coop", "--out", "run", "--seed", 2, "--force").status == 130
+    assert "run holds no run" in promptkit("eval", "run").err
+    done = promptkit("train", "--out", "run", "--resume")
+    assert done.status == 0, done.err
+    assert "finished already" not in done.out
+    assert learned(tmp_path / "run") == learned(tmp_path / "whole")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 
-from promptkit.training.checkpoint import read_tensors
+from promptkit.training.checkpoint import read_metadata, read_tensors
+from promptkit.training.trackers import Trackers
 
 Command = Callable[..., "Finished"]
 
@@ -72,23 +73,46 @@ def test_a_resumed_run_tells_the_tracker_the_rest(stopped: Path, train: Command,
     assert Recorder.heard[-2] == epochs[0]
 
 
-def test_a_tracker_that_cannot_write_is_named(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(tracker: Recorder, values: dict[str, float], step: int | None) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("no connection")])
+@pytest.mark.parametrize("method", ["start", "store_init_configuration", "log", "finish"])
+def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(
+    method: str, error: Exception, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(Recorder, "log", full)
+    monkeypatch.setattr(Recorder, method, fail)
     done = train("coop", "--out", "run", "--log", "tensorboard")
-    assert done.status == 2
-    assert "error: what tensorboard keeps in run can't be written: No space left on device" in done.err
-    assert "without --log" in done.err
+    assert done.status == 0, done.err
+    said = f"warning: tensorboard hears no more of run: {type(error).__name__}: {error}; log.jsonl has it all"
+    assert done.err.count(said) == 1
+    assert read_metadata(tmp_path / "run").epoch == 2
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_tracker_that_is_not_there(train: Command) -> None:
-    done = train("coop", "--out", "run", "--log", "tensorbord")
+def test_a_tracker_that_is_not_there_is_said_before_anything_is_touched(
+    train: Command, cache: Path, tmp_path: Path
+) -> None:
+    done = train("coop", "--out", "run", "--bank", 1, "--log", "tensorbord")
     assert "no tracker named 'tensorbord'; did you mean 'tensorboard'?" in done.err
+    assert not (tmp_path / "run").exists()
+    train("coop", "--out", "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    kept = sorted(cache.rglob("*"))
+    done = train("coop", "--out", "run", "--seed", 2, "--bank", 1, "--force", "--log", "tensorbord")
+    assert done.status == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert sorted(cache.rglob("*")) == kept
     done = train("coop", "--out", "run", "--log", "mlflow", "--force")
     assert "the tracker 'mlflow' is not installed" in done.err
     assert "pip install 'promptkit[mlflow]'" in done.err
+
+
+def test_one_of_several_processes_tells_the_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("promptkit.distributed.rank", lambda: 1)
+    with Trackers("tensorboard", tmp_path, {}) as trackers:
+        trackers.log({"ce": 1.0}, 1)
+    assert Recorder.heard == []
 
 
 def test_deterministic_trains(train: Command) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from promptkit.config import resolve
 from promptkit.data.layouts import read_dataset
 from promptkit.data.loading import train_loader
 from promptkit.errors import TrainingError
+from promptkit.learner import Learner
 from promptkit.registry import installed
-from promptkit.training.trainer import Trainer
+from promptkit.training.checkpoint import read_metadata, read_tensors
+from promptkit.training.trainer import Trainer, generator_states
+
+Command = Callable[..., "Finished"]
 
 
 def trainer(pictures: Path, recipe: str = "cocoop", **settings: object) -> Trainer:
@@ -74,3 +79,59 @@ def test_out_of_memory_in_the_smallest_chunks_is_an_error(pictures: Path, monkey
     out_of_memory(running, monkeypatch, until=None)
     with pytest.raises(TrainingError, match="out of memory at step 1, in the smallest chunks: tried to allocate"):
         list(running.epochs())
+
+
+def test_out_of_memory_in_one_of_several_processes_is_an_error(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller chunks would gather once more what the others have gathered."""
+    running = trainer(pictures, epochs=1)
+    out_of_memory(running, monkeypatch, until=3)
+    monkeypatch.setattr("promptkit.distributed.processes", lambda: 2)
+    with pytest.raises(TrainingError, match="out of memory at step 1: tried to allocate") as raised:
+        list(running.epochs())
+    assert "--memory-gb" in raised.value.hint
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_is_not_stepped(
+    value: float, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last step of all, what was saved in the first epoch stays, and the run can go on."""
+    words = ("--batch-size", 16)
+    train("coop", "--out", "whole", *words)
+    backward, calls = Learner.backward, []
+
+    def spoil(learner: Learner, terms: dict[str, torch.Tensor]) -> None:
+        backward(learner, terms)
+        calls.append(learner)
+        if len(calls) == 4:
+            learner.prompts.ctx.grad.view(-1)[0] = value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "backward", spoil)
+        done = train("coop", "--out", "run", *words)
+    assert done.status == 2
+    assert f"error: the norm of the gradient is {value} at step 4 (epoch 2)" in done.err
+    assert "--lr" in done.err
+    assert read_metadata(tmp_path / "run").epoch == 1
+    assert promptkit("train", "--out", "run", "--resume").status == 0
+    for name, tensor in read_tensors(tmp_path / "whole").items():
+        assert torch.equal(read_tensors(tmp_path / "run")[name], tensor)
+
+
+def test_a_state_goes_on_on_another_kind_of_device(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's generator is read from the device of the run, and set where the state has one."""
+    before, after = trainer(pictures, "coop"), trainer(pictures, "coop")
+    tensors, plain = before.state()
+    assert {name for name in tensors if name.startswith("generator")} == {"generator.0.cpu"}
+    asked: list[torch.device] = []
+    generator = torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or generator)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append(device))
+    device = torch.device("cuda:1")
+    assert generator_states(device).keys() == {"cpu", "cuda"}
+    assert asked == [device]
+    after.device = device
+    after.load_state(tensors, plain)
+    assert asked == [device]
+    after.load_state({**tensors, "generator.0.cuda": generator}, plain)
+    assert asked == [device, device]

@@ -56,9 +56,10 @@ class ProGrad(Learner):
                 f"ProGrad aligns the terms ce and kl; this loss has {', '.join(terms)}", "--set loss=prograd"
             )
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        # Of the whole batch: what is in conflict in one process's share may not be in all of it.
-        general = average(torch.autograd.grad(terms["kl"], parameters, retain_graph=True))
-        task = average(torch.autograd.grad(terms["ce"], parameters))
+        # Of the whole batch: what is in conflict in one process's share may not be in all of it. A parameter that a term
+        # doesn't reach, such as a projector's, has the gradient 0.
+        general = average(torch.autograd.grad(terms["kl"], parameters, retain_graph=True, materialize_grads=True))
+        task = average(torch.autograd.grad(terms["ce"], parameters, materialize_grads=True))
         for parameter, ce, kl in zip(parameters, task, general, strict=True):
             step = align(ce, kl, self.loss.options.strength)
             parameter.grad = step if parameter.grad is None else parameter.grad + step

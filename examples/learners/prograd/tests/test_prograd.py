@@ -39,3 +39,12 @@ def test_backward_leaves_the_aligned_gradient() -> None:
     ce, kl = (torch.autograd.grad(terms[name], learner.prompts.ctx, retain_graph=True)[0] for name in ("ce", "kl"))
     learner.backward(terms)
     torch.testing.assert_close(learner.prompts.ctx.grad, promptkit_prograd.align(ce, kl))
+
+
+def test_a_parameter_that_no_term_reaches_stays() -> None:
+    learner, plain = build("prograd"), build("prograd")
+    learner.projector.unused = torch.nn.Parameter(torch.ones(2))
+    for one in (learner, plain):
+        one.backward(one.loss(one(batch())))
+    assert not learner.projector.unused.grad.any()
+    torch.testing.assert_close(learner.prompts.ctx.grad, plain.prompts.ctx.grad)
