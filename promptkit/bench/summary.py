@@ -206,7 +206,7 @@ def _titles(results: Sequence[Result]) -> dict[tuple[str, str, str], str]:
     }
 
 
-def _order(result: Result) -> tuple[bool, int, str, str, str]:
+def _order(result: Result) -> tuple[bool, int, str, bool, str]:
     known = ("imagenet", *OTHERS, *VARIANTS)
     place = known.index(result.dataset) if result.dataset in known else len(known)
-    return result.dataset != result.source, place, result.title, result.split, result.domain
+    return result.dataset != result.source, place, result.title, result.split == "draw", result.domain
