@@ -1,17 +1,29 @@
 """A protocol spelt out: every training with its settings and folder, and every test that follows it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from promptkit.bench.protocols import PROTOCOLS, TRANSFERS, BenchData, Part, Target, check_protocol
 from promptkit.config import COMPONENT_SLOTS, RunConfig, Scalar, option_fields, resolve
 from promptkit.data.layouts import Dataset
-from promptkit.data.splits import subset
-from promptkit.errors import ConfigError
+from promptkit.data.splits import class_subset, split, subset
+from promptkit.errors import ConfigError, DataError
 from promptkit.registry import Registry
 from promptkit.training.run import chosen
+
+INSTEAD = {
+    "data.path": "say where the data is with --data",
+    "data.dataset": "name data sets with --datasets",
+    "data.domains": "name the domains to train on with --source",
+    "data.classes": "the protocol chooses the classes",
+    "data.shots": "give --shots, which takes several",
+    "data.split": "give --split",
+    "data.split_seed": "all learners of a bench share their test pictures",
+    "train.seed": "give --seeds",
+}
+"""What --set can't set: it would have no effect, or tell results apart that tables take for the same."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +70,19 @@ class Plan:
     """The name of the data set to train on, where the protocol transfers; else ""."""
     trainings: tuple[Training, ...]
 
-    @property
-    def evaluations(self) -> int:
-        return sum(len(training.targets) for training in self.trainings)
-
 
 def make_plan(request: Request, datasets: Sequence[BenchData], registry: Registry) -> Plan:
     """The trainings of a protocol, always in the same order: by data set, part, shots, seed, then learner.
 
-    Raises UnknownNameError and ConfigError for settings that don't exist, DataError for data that can't be trained on.
+    Raises UnknownNameError and ConfigError for settings that don't exist, DataError for data that can't be trained or
+    tested on.
     """
     check_protocol(request.protocol)
     for what, values in (("learners", request.learners), ("seeds", request.seeds), ("shots", request.shots)):
         if not values or len(set(values)) < len(values):
             problem = "names one twice" if values else "names none"
             raise ConfigError(f"--{what} {','.join(map(str, values))} {problem}", "a comma-separated list is expected")
+    _check_sets(request)
     given = {learner: learner_sets(request, learner, registry) for learner in request.learners}
     trainings = [
         training
@@ -81,6 +91,8 @@ def make_plan(request: Request, datasets: Sequence[BenchData], registry: Registr
         for seed in request.seeds
         for training in _trainings(request, part, shots, seed, given, registry)
     ]
+    for target, config in {target: config for training in trainings for target, config in training.targets}.items():
+        _check_target(target, config)
     return Plan(request.protocol, datasets[0].name if request.protocol in TRANSFERS else "", tuple(trainings))
 
 
@@ -116,6 +128,41 @@ def _trainings(
             shared[config.data],
             tuple((target, settings(target.data)) for target in part.targets),
         )
+
+
+def pictures(target: Target, config: RunConfig) -> Dataset:
+    """What a target tests on, split as the run's training pictures are.
+
+    Raises DataError when fewer than two classes are left.
+    """
+    data = target.data.dataset
+    if not (target.data.split == "draw" and target.left_out):
+        data = subset(split(data, config.data.split_seed), "test")
+    return class_subset(subset(data, domains=target.domains), target.classes)
+
+
+def _check_target(target: Target, config: RunConfig) -> None:
+    try:
+        found = pictures(target, config)
+    except DataError as error:
+        raise DataError(f"{target} can't be tested: {error.message}", error.hint) from None
+    there = {item.domain for item in found.items}
+    if lacking := tuple(domain for domain in found.domains if domain not in there):
+        target = replace(target, domains=lacking)
+    if lacking or not there:
+        drawn = target.data.split == "draw"
+        raise DataError(
+            f"{target} can't be tested: there is no test picture",
+            "to draw one, a class needs two" if drawn else "give it some, or draw the splits with --split draw",
+        )
+
+
+def _check_sets(request: Request) -> None:
+    for text in request.sets:
+        name, colon, rest = text.partition(":")
+        key = _key(rest if colon and name in request.learners else text)
+        if key in INSTEAD:
+            raise ConfigError(f"--set {text}: {key} is not for --set in a bench", INSTEAD[key])
 
 
 def learner_sets(request: Request, learner: str, registry: Registry) -> list[str]:

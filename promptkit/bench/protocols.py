@@ -45,6 +45,13 @@ class BenchData:
     def title(self) -> str:
         return self.named.title if self.named else self.name
 
+    @property
+    def split(self) -> str:
+        """published: that of the catalogue; given: that of a folder; draw: promptkit draws it, for there is none."""
+        if not any(item.split for item in self.dataset.items):
+            return "draw"
+        return "published" if self.named else "given"
+
 
 @dataclass(frozen=True, eq=False)
 class Target:

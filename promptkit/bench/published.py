@@ -1,9 +1,9 @@
 """Figures of the literature, to stand beside one's own.
 
-`published.csv` holds accuracies in per cent, as the tables of the learners' papers print them: CLIP ViT-B/16 with OpenAI's
-weights, 16 shots, the published splits, ImageNet as the source where a protocol transfers. Its rows don't say which paper
-each was taken from, and a learner's figures may be those that the authors of a later one found. One contradicts the
-others: CoCoOp's 71.15 on the new classes of Flowers102, where its harmonic mean and its average both imply 71.75.
+`published.csv` holds accuracies in per cent that the literature prints: CLIP ViT-B/16 with OpenAI's weights, 16 shots, the
+published splits, ImageNet as the source where a protocol transfers. Which paper a row is from is not recorded: a learner's
+figures may be those that the authors of a later one found. One contradicts the others: CoCoOp's 71.15 on the new classes of
+Flowers102, where its harmonic mean and its average both imply 71.75.
 """
 
 import csv
@@ -31,14 +31,16 @@ def published() -> dict[tuple[str, str, str, str], float]:
 def published_figure(summary: Summary, row: Row, learner: str) -> float | None:
     """What the literature has for a row, if ours was found under the same conditions; an average, over the same data sets."""
     results = summary.results[learner]
-    figure = FIGURES.get(row.figure, row.figure)
-    value = published().get((summary.protocol, results[0].learner, row.dataset, figure))
-    if row.dataset == AVERAGE:
+    dataset = row.dataset
+    if dataset == AVERAGE:
         if set(summary.whole) != _averaged(summary.protocol):
             return None
     else:
-        results = [result for result in results if result.title == row.dataset]
-    return value if summary.metric == "accuracy" and all(map(_same_conditions, results)) else None
+        results = [result for result in results if summary.titles[result.data] == dataset]
+        dataset = results[0].title
+    if summary.metric != "accuracy" or not all(map(_same_conditions, results)):
+        return None
+    return published().get((summary.protocol, results[0].learner, dataset, FIGURES.get(row.figure, row.figure)))
 
 
 def _averaged(protocol: str) -> set[str]:
@@ -52,6 +54,6 @@ def _same_conditions(result: Result) -> bool:
     return (
         backbone == ("ViT-B-16", "openai")
         and result.shots == 16
-        and result.split == "given"
+        and result.split == "published"
         and result.source in ("", "imagenet")
     )

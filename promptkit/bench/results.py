@@ -37,7 +37,7 @@ class Result:
     seed: int
     shots: int
     split: str
-    """given, or draw: test pictures that nobody else has."""
+    """published: that of a data set of the catalogue; given: that of a folder; draw: one that nobody else has."""
     source: str
     """The data set that it was trained on, where the protocol transfers; else ""."""
     backbone: str
@@ -55,10 +55,18 @@ class Result:
         """What it is a result of; for one key there is one result."""
         return tuple(getattr(self, name) for name in _IDENTITY)
 
+    @property
+    def data(self) -> tuple[str, str, str]:
+        """What tells data sets apart: name, title and split."""
+        return self.dataset, self.title, self.split
+
 
 _IDENTITY = (
-    "protocol", "learner", "dataset", "domain", "classes", "seed", "shots", "split", "source", "backbone", "weights",
+    "protocol", "learner", "dataset", "title", "domain", "classes", "seed", "shots", "split", "source", "backbone",
+    "weights", "template",
 )  # fmt: skip
+ROUNDING = 0.005
+"""By how much a figure may differ when it was found on two machines."""
 
 
 def to_line(result: Result) -> str:
@@ -141,10 +149,12 @@ def results_of(run: Path) -> tuple[list[Result], list[str]]:
 def read_results(folders: Sequence[Path]) -> list[Result]:
     """All results in and below folders. Damaged lines are left out, with one warning that counts them.
 
-    Raises DataError where there is no folder or no result, or where two results of the same thing differ.
+    Of results of the same thing that differ by no more than rounding does, the first is kept, with one warning. Raises
+    DataError where they differ by more, and where there is no folder or no result.
     """
     found: dict[tuple[object, ...], tuple[Result, Path]] = {}
     damaged: list[str] = []
+    rounded: list[str] = []
     for folder in folders:
         if not os.path.isdir(folder):
             raise DataError(f"no folder {folder}", "promptkit bench makes one, at --out")
@@ -153,7 +163,10 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
             damaged += wrong
             for result in results:
                 other, where = found.setdefault(result.key, (result, run))
-                if other.scores != result.scores:
+                if other.scores == result.scores:
+                    continue
+                rounded.append(f"{run / RESULTS}, as in {where / RESULTS}")
+                if not _agree(other.scores, result.scores):
                     raise DataError(
                         f"{where / RESULTS} and {run / RESULTS} have different results for {result.learner} on "
                         f"{result.title}, seed {result.seed}",
@@ -162,9 +175,20 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
     if damaged:
         count = "1 damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
         log.warning("%s of results left out: %s", count, damaged[0])
+    if rounded:
+        count = "1 result is" if len(rounded) == 1 else f"{len(rounded)} results are"
+        log.warning("%s there twice, but for rounding; the first counts: %s", count, rounded[0])
     if not found:
         raise DataError(f"no results in {', '.join(map(str, folders))}", "promptkit bench makes them")
     return [result for result, _ in found.values()]
+
+
+def _agree(one: Scores, other: Scores) -> bool:
+    """But for rounding; a picture more or less may be a large share of its class."""
+    figures = (item.name for item in fields(Scores) if item.name not in ("per_class", "n"))
+    return one.n == other.n and all(
+        abs(getattr(one, figure) - getattr(other, figure)) <= ROUNDING for figure in figures
+    )
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -16,13 +16,12 @@ from rich.progress import Progress
 
 import promptkit
 from promptkit.backbones.base import Backbone
-from promptkit.bench.plan import Plan, Training
+from promptkit.bench.plan import Plan, Training, pictures
 from promptkit.bench.protocols import Target
 from promptkit.bench.results import RESULTS, Result, results_of, write_results
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import BackboneSettings, RunConfig, read_run_file, resolve
 from promptkit.data.layouts import Dataset
-from promptkit.data.splits import class_subset, split, subset
 from promptkit.errors import CheckpointError, ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.evaluation.metrics import Scores
@@ -36,6 +35,7 @@ from promptkit.training.run import Run, warn_unreadable
 log = logging.getLogger("promptkit")
 
 State = Literal["new", "stopped", "trained", "done", "damaged"]
+ANEW = "choose another --out, or delete that folder to train it again"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Runner:
     ) -> None:
         """`shard` (i, n) takes every n-th training of each learner, from the i-th on.
 
-        Raises ConfigError, with the difference, when a run in the folder was trained with other settings.
+        Raises ConfigError, with the difference, when a run in the folder was trained with other settings or pictures.
         """
         first, step = shard
         self.plan = plan
@@ -79,37 +79,48 @@ class Runner:
         dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
         self.trainings = [training for training in plan.trainings if training in dealt]
         self.backbones: dict[BackboneSettings, Backbone] = {}
-        for training in plan.trainings:
-            self._check(training)
+        begun = [training for training in plan.trainings if self.state(training) not in ("new", "damaged")]
+        for training in begun:
+            self._check_settings(training)
+        for _, same in groupby(begun, key=lambda training: id(training.dataset)):
+            self._check_pictures(list(same))
 
     def path(self, training: Training) -> Path:
         return self.out / training.folder
 
-    def _check(self, training: Training) -> None:
+    def _check_settings(self, training: Training) -> None:
         file = self.path(training) / SETTINGS
-        if not file.exists():
-            return
         tables = read_run_file(file)
-        before = resolve(self.registry, tables["recipe"], tables).to_tables()
-        # Below a root, a data set is known by its name, wherever the root lies.
-        free = set(state.FREE) - (set() if training.part.data.named else {"data.path"})
-        different = state.differences(state.flat(before), state.flat(training.config.to_tables()), free)
-        if different:
-            raise ConfigError(
-                f"{file.parent} was trained with other settings: {'; '.join(different)}",
-                "choose another --out, or delete that folder to train it again",
-            )
+        try:
+            before = resolve(self.registry, tables["recipe"], tables).to_tables()
+        except PromptkitError as error:
+            raise ConfigError(f"{file}: {error.message}", ANEW) from None
+        if different := state.differences(state.flat(before), state.flat(training.config.to_tables())):
+            raise ConfigError(f"{file.parent} was trained with other settings: {'; '.join(different)}", ANEW)
+
+    def _check_pictures(self, trainings: Sequence[Training]) -> None:
+        """Are they those that the runs, all of one data set, were trained on? One that was stopped asks when it goes on."""
+        fingerprint = trainings[0].dataset.fingerprint()
+        for training in trainings:
+            folder = self.path(training)
+            if self.state(training) != "stopped" and read_metadata(folder).data != fingerprint:
+                raise ConfigError(
+                    f"the data changed: {folder} was trained on other pictures than {training.config.data.path} holds",
+                    ANEW,
+                )
 
     def state(self, training: Training) -> State:
         """How far a run is: begun, trained, and done when it is tested as well."""
         folder = self.path(training)
-        if (folder / STATE).exists():
-            return "stopped"
+        stopped = (folder / STATE).exists()
         try:
-            if not (folder / WEIGHTS).exists() or not read_metadata(folder).finished:
+            if not stopped and not ((folder / WEIGHTS).exists() and read_metadata(folder).finished):
                 return "new"
-        except CheckpointError:
+            read_run_file(folder / SETTINGS)
+        except (CheckpointError, ConfigError):
             return "damaged"
+        if stopped:
+            return "stopped"
         return "trained" if self.missing(training) else "done"
 
     def missing(self, training: Training) -> list[tuple[Target, RunConfig]]:
@@ -156,7 +167,8 @@ class Runner:
             if at in ("trained", "done"):
                 return True
             if at == "damaged":
-                read_metadata(folder)  # says how
+                read_run_file(folder / SETTINGS)
+                read_metadata(folder)  # one of them says how
             started = time.monotonic()
             run = Run(
                 training.config,
@@ -266,7 +278,7 @@ class Runner:
                 classes=target.classes,
                 seed=config.train.seed,
                 shots=config.data.shots,
-                split=config.data.split,
+                split=target.data.split,
                 source=self.plan.source,
                 backbone=config.backbone.name,
                 weights=self._backbone(config).weights,
@@ -280,15 +292,6 @@ class Runner:
         replaced = {result.key for result in fresh}
         kept = [result for result in results_of(folder)[0] if result.key not in replaced]
         write_results(folder, [*kept, *fresh])
-
-
-def pictures(target: Target, config: RunConfig) -> Dataset:
-    """What a target tests on, split as the run's training pictures are."""
-    data = target.data.dataset
-    drawn = not any(item.split for item in data.items)
-    if not (drawn and target.left_out):
-        data = subset(split(data, config.data.split_seed), "test")
-    return class_subset(subset(data, domains=target.domains), target.classes)
 
 
 def _domains(target: Target) -> Iterable[str]:

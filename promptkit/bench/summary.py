@@ -1,10 +1,11 @@
 """From results to what tables show: means over seeds, domains and data sets, and harmonic means."""
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+from zlib import crc32
 
 from promptkit.bench.protocols import OTHERS, VARIANTS
 from promptkit.bench.results import Result
@@ -43,7 +44,9 @@ class Summary:
     title: str
     metric: str
     results: Mapping[str, Sequence[Result]]
-    """By learner, as tables name it: with the shots or the backbone, where there are several."""
+    """By learner, as tables name it: with the shots, the backbone or the template, where there are several."""
+    titles: Mapping[tuple[str, str, str], str]
+    """What tables call the data of a result, `Result.data`."""
     series: dict[Row, Series] = field(default_factory=dict)
     statistics: dict[Row, dict[str, Statistic]] = field(default_factory=dict)
     whole: list[str] = field(default_factory=list)
@@ -56,24 +59,26 @@ class Summary:
     def best(self, row: Row) -> set[str]:
         """The learners with the best mean, where there are several learners; they may share it."""
         means = {learner: round(found.mean, 2) for learner, found in self.statistics[row].items()}
+        if len(means) < 2:
+            return set()
         best = min(means.values()) if self.metric in ERRORS else max(means.values())
-        return {learner for learner, mean in means.items() if mean == best} if len(means) > 1 else set()
+        return {learner for learner, mean in means.items() if mean == best}
 
     def over_domains(self, dataset: str, figure: str) -> Series:
-        """Empty where there is none."""
-        series = {
-            row.domain: found for row, found in self.series.items() if (row.dataset, row.figure) == (dataset, figure)
-        }
-        return series.get(MEAN) or next(iter(series.values()), {})
+        """The mean of the domains, or the only one; empty where no learner has a seed in all of them."""
+        domains = {row.domain for row in self.series if row.dataset == dataset} - {MEAN, WORST}
+        domain = MEAN if len(domains) > 1 else domains.pop()
+        return self.series.get(Row(dataset, domain, figure), {})
 
     def _put(self, dataset: str, domain: str, figures: Mapping[str, Series]) -> None:
+        figures = {figure: series for figure, series in figures.items() if series}
         for figure, series in figures.items():
             row = Row(dataset, domain, figure)
             self.series[row] = series
             self.statistics[row] = {learner: statistic(list(seeds.values())) for learner, seeds in series.items()}
         if {"base", "new"} <= figures.keys() and domain != WORST and self.metric not in ERRORS:
             base, new = (self.statistics[Row(dataset, domain, figure)] for figure in ("base", "new"))
-            self.statistics[Row(dataset, domain, OF_MEANS)] = {
+            of_means = {
                 learner: Statistic(
                     statistics.harmonic_mean([base[learner].mean, new[learner].mean]),
                     min(base[learner].n, new[learner].n),
@@ -81,34 +86,44 @@ class Summary:
                 for learner in base
                 if learner in new
             }
-            series = _combine([figures["base"], figures["new"]], statistics.harmonic_mean)
-            self.series[Row(dataset, domain, OF_SEEDS)] = series
-            self.statistics[Row(dataset, domain, OF_SEEDS)] = {
-                learner: statistic(list(seeds.values())) for learner, seeds in series.items()
-            }
+            if of_means:
+                self.statistics[Row(dataset, domain, OF_MEANS)] = of_means
+            of_seeds = _combine([figures["base"], figures["new"]], statistics.harmonic_mean)
+            self._put(dataset, domain, {OF_SEEDS: of_seeds})
+
+
+def summaries(results: Sequence[Result], metric: str = "accuracy") -> list[Summary]:
+    """One for each protocol, and where it transfers for each data set that was trained on. Raises UnknownNameError."""
+    apart: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        apart[result.protocol, result.source].append(result)
+    return [summarize(own, metric) for _, own in sorted(apart.items())]
 
 
 def summarize(results: Sequence[Result], metric: str = "accuracy") -> Summary:
-    """Of one protocol and at least one result. Raises UnknownNameError for a metric that there is none of.
+    """Of one protocol, one source and at least one result. Raises UnknownNameError for a metric that there is none of.
 
     Where results are missing, a mean over domains or data sets is over the seeds that have all of them.
     """
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     by_learner, common = _by_learner(results)
-    summary = Summary(", ".join([results[0].protocol, *common, metric]), metric, by_learner)
+    titles = _titles(results)
+    source = results[0].source
+    described = [*common, *([f"trained on {source}"] if source else []), metric]
+    summary = Summary(", ".join([results[0].protocol, *described]), metric, by_learner, titles)
     measured: dict[str, dict[str, dict[str, dict[str, dict[int, float]]]]] = {}
     for learner, own in by_learner.items():
         for result in sorted(own, key=_order):
-            domains = measured.setdefault(dataset_title(result), {})
+            domains = measured.setdefault(titles[result.data], {})
             figures = domains.setdefault(result.domain, {})
             series = figures.setdefault(metric if result.classes == "all" else result.classes, {})
             series.setdefault(learner, {})[result.seed] = 100 * float(getattr(result.scores, metric))
 
-    sources = {dataset_title(result) for result in results if result.dataset == result.source}
-    order = {dataset_title(result): _order(result) for result in results}
+    sources = {titles[result.data] for result in results if result.dataset == source}
+    order = {titles[result.data]: _order(result) for result in results}
     over_domains: dict[str, dict[str, Series]] = {}
-    for dataset in sorted(measured, key=lambda title: order[title][:3]):
+    for dataset in sorted(measured, key=lambda title: order[title][:4]):
         domains = {domain: dict(sorted(figures.items())) for domain, figures in sorted(measured[dataset].items())}
         for domain, figures in domains.items():
             summary._put(dataset, domain, figures)
@@ -143,16 +158,28 @@ def _combine(parts: Sequence[Series], combine: Callable[[Sequence[float]], float
 def _by_learner(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[str]]:
     """Results by what tells their rows apart, zero-shot first, and what all of them have in common, in words."""
     common, differ = [], []
-    for describe in (_shots, _backbone, _source):
+    for describe in (_shots, _backbone):
         described = {describe(result) for result in results}
         if len(described) > 1:
             differ.append(describe)
         else:
             common.append(described.pop())
+    several_templates = _with_several_templates(results)
     found: dict[str, list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: (result.learner != "zeroshot", result.learner, result.shots)):
-        found[" ".join([result.learner, *(describe(result) for describe in differ)])].append(result)
-    return dict(found), [text for text in common if text]
+        words = [result.learner, *(describe(result) for describe in differ)]
+        if result.learner in several_templates:
+            words.append(_template(result))
+        found[" ".join(words)].append(result)
+    return dict(found), common
+
+
+def _with_several_templates(results: Sequence[Result]) -> set[str]:
+    """Learners that were asked the same thing with different hand-made prompts; data sets have prompts of their own."""
+    templates: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for result in results:
+        templates[replace(result, template="").key].add(result.template)
+    return {result.learner for result in results if len(templates[replace(result, template="").key]) > 1}
 
 
 def _shots(result: Result) -> str:
@@ -163,16 +190,23 @@ def _backbone(result: Result) -> str:
     return f"{result.backbone} {result.weights}"
 
 
-def _source(result: Result) -> str:
-    return f"trained on {result.source}" if result.source else ""
+def _template(result: Result) -> str:
+    first, *others = result.template.splitlines() or [""]
+    # Many templates are told from as many others by their checksum.
+    return f"'{first}' and {len(others)} more ({crc32(result.template.encode()):08x})" if others else f"'{first}'"
 
 
-def dataset_title(result: Result) -> str:
+def _titles(results: Sequence[Result]) -> dict[tuple[str, str, str], str]:
     """Splits that promptkit drew are not those of the papers, and tables say so."""
-    return f"{result.title} (drawn)" if result.split == "draw" else result.title
+    shown = {result.data: f"{result.title} (drawn)" if result.split == "draw" else result.title for result in results}
+    count = Counter(shown.values())
+    return {
+        (dataset, title, split): text if count[text] == 1 else f"{title} ({dataset}, {split})"
+        for (dataset, title, split), text in shown.items()
+    }
 
 
-def _order(result: Result) -> tuple[bool, int, str, str]:
+def _order(result: Result) -> tuple[bool, int, str, bool, str]:
     known = ("imagenet", *OTHERS, *VARIANTS)
     place = known.index(result.dataset) if result.dataset in known else len(known)
-    return result.dataset != result.source, place, dataset_title(result), result.domain
+    return result.dataset != result.source, place, result.title, result.split == "draw", result.domain

@@ -1,5 +1,6 @@
 """The tables of a summary, as texts: learners side by side, all statistics, and two learners compared."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promptkit.bench.published import published_figure
@@ -69,15 +70,31 @@ def all_statistics(summary: Summary) -> Table:
     return Table(f"{summary.title}: statistics over seeds, %", columns, tuple(rows), 4, frozenset(best))
 
 
-def comparison(summary: Summary, first: str, second: str) -> Table:
-    """The differences of two learners, paired by data set and seed.
+def comparisons(summaries: Sequence[Summary], first: str, second: str) -> list[Table]:
+    """The differences of two learners, in every summary that has both, paired by data set and seed.
 
-    Domains are averaged and the source of a transfer is left out before. Raises UnknownNameError for a learner without
-    results, DataError when the two have no data set and seed in common.
+    Where tables name a learner with its shots or its backbone, those of the same are compared. Domains are averaged and
+    the source of a transfer is left out before. Raises UnknownNameError for a learner without results, DataError when
+    the two have no data set and seed in common.
     """
+    known = {name: result.learner for summary in summaries for name, (result, *_) in summary.results.items()}
     for learner in (first, second):
-        if learner not in summary.results:
-            raise UnknownNameError("learner", learner, summary.results, f"with results: {', '.join(summary.results)}")
+        if learner not in known and learner not in known.values():
+            there = sorted({*known.values()})
+            raise UnknownNameError("learner", learner, there, f"with results: {', '.join(there)}")
+    found = [
+        _comparison(summary, name, second + name.removeprefix(first))
+        for summary in summaries
+        for name in summary.results
+        if f"{name} ".startswith(f"{first} ") and second + name.removeprefix(first) in summary.results
+    ]
+    tables = [table for table in found if table.rows]
+    if not tables:
+        raise DataError(f"{first} and {second} have no data set and seed in common")
+    return tables
+
+
+def _comparison(summary: Summary, first: str, second: str) -> Table:
     rows = []
     figures = dict.fromkeys(row.figure for row in summary.series)
     for figure in figures:
@@ -92,8 +109,6 @@ def comparison(summary: Summary, first: str, second: str) -> Table:
             better = [-x if summary.metric in ERRORS else x for x in (round(x, 9) for x in differences)]
             counts = sum(x > 0 for x in better), sum(x == 0 for x in better), sum(x < 0 for x in better)
             rows.append((figure, *_texts(statistic(differences), "+"), *map(str, counts), str(len(pairs))))
-    if not rows:
-        raise DataError(f"{first} and {second} have no data set and seed in common")
     columns = ("figure", "mean", "sd", "95 % from", "to", "wins", "ties", "losses", "pairs")
     return Table(f"{summary.title}: {first} less {second}, paired by data set and seed, %", columns, tuple(rows), 1)
 

@@ -81,6 +81,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    templates: options.Templates = None,
     debug: options.Debug = False,
 ) -> None:
     """Train and test many learners as the papers do, and print their tables.
@@ -112,6 +113,9 @@ def bench(
         "train.device": device,
         "train.workers": workers,
     }
+    sets = list(set_ or ())
+    if templates:  # as --set, it goes to the learners that have such a setting
+        sets.insert(0, f"prompts.template={options.read_templates(templates)}")
     registry, terminal = installed(), console()
     warn_broken(registry)
     request = Request(
@@ -121,7 +125,7 @@ def bench(
         options.numbers("--shots", shots or ("1,2,4,8,16" if protocol == "few-shot" else "16")),
         source or "",
         {key: value for key, value in flags.items() if value is not None},
-        set_ or (),
+        sets,
     )
     opened = open_data(protocol, data or (), options.names(datasets or ""), registry, source or "", split == "draw")
     for found in opened:

@@ -67,6 +67,12 @@ MemoryGb = Annotated[
         min=0,
     ),
 ]
+Templates = Annotated[
+    Path | None,
+    typer.Option(
+        help="Hand-made prompts, one a line with {} for the class, for prompts that take them.", show_default=False
+    ),
+]
 Cache = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Keep what frozen image towers see for the next time."),
@@ -86,3 +92,14 @@ def numbers(option: str, text: str) -> list[int]:
     if not found or not all(name.isdecimal() for name in found):
         raise ConfigError(f"{option} {text}: expected whole numbers", f"such as: {option} 1,2,3")
     return [int(name) for name in found]
+
+
+def read_templates(path: Path) -> str:
+    """The templates of a file, one a line. Raises ConfigError when there are none."""
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}", "one template a line is expected") from None
+    if not text:
+        raise ConfigError(f"{path} holds no template", "a line is like: a photo of a {}.")
+    return text

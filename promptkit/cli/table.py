@@ -17,6 +17,9 @@ def table(
         list[Path], typer.Argument(help="Folders that promptkit bench made.", metavar="RESULTS...", show_default=False)
     ],
     format_: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or html.")] = "rich",
+    protocol: Annotated[
+        str | None, typer.Option(help="Its results alone; those of all by default.", show_default=False)
+    ] = None,
     metric: Annotated[str, typer.Option(help="accuracy, macro_accuracy, top5, macro_f1 or ece.")] = "accuracy",
     compare: Annotated[
         str | None,
@@ -29,17 +32,24 @@ def table(
     csv holds the statistics alone; with --compare, the comparison alone.
     """
     from promptkit.bench.results import read_results
+    from promptkit.errors import UnknownNameError
 
-    print_tables(read_results(results), format_, metric, compare)
+    found = read_results(results)
+    if protocol:
+        there = {result.protocol for result in found}
+        if protocol not in there:
+            raise UnknownNameError("protocol", protocol, there, f"with results: {', '.join(sorted(there))}")
+        found = [result for result in found if result.protocol == protocol]
+    print_tables(found, format_, metric, compare)
 
 
 def print_tables(
     results: "Sequence[Result]", format_: str = "rich", metric: str = "accuracy", compare: str | None = None
 ) -> None:
-    """Every protocol has tables of its own."""
+    """Every protocol, and every data set that one transfers from, has tables of its own."""
     from promptkit.bench.formats import FORMATS, rich_table
-    from promptkit.bench.summary import summarize
-    from promptkit.bench.tables import all_statistics, comparison, side_by_side
+    from promptkit.bench.summary import summaries
+    from promptkit.bench.tables import all_statistics, comparisons, side_by_side
     from promptkit.cli.console import console
     from promptkit.errors import ConfigError, UnknownNameError
 
@@ -48,15 +58,12 @@ def print_tables(
     pair = [name.strip() for name in (compare or "").split(",") if name.strip()]
     if compare is not None and len(pair) != 2:
         raise ConfigError(f"--compare {compare}: two learners are expected", "such as: --compare gopro,coop")
-    summaries = [
-        summarize([result for result in results if result.protocol == protocol], metric)
-        for protocol in sorted({result.protocol for result in results})
-    ]
-    compared = [comparison(summary, *pair) for summary in summaries] if pair else []
+    found = summaries(results, metric)
+    compared = comparisons(found, *pair) if pair else []
     if format_ == "csv":
-        tables = compared or [all_statistics(summary) for summary in summaries]
+        tables = compared or [all_statistics(summary) for summary in found]
     else:
-        made = [make(summary) for summary in summaries for make in (side_by_side, all_statistics)]
+        made = [make(summary) for summary in found for make in (side_by_side, all_statistics)]
         tables = [one.trimmed() for one in made + compared]
     if format_ == "rich":
         for one in tables:

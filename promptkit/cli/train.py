@@ -70,12 +70,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    templates: Annotated[
-        Path | None,
-        typer.Option(
-            help="Hand-made prompts, one a line with {} for the class, for prompts that take them.", show_default=False
-        ),
-    ] = None,
+    templates: options.Templates = None,
     config: Annotated[
         Path | None, typer.Option(help="A run file, such as the run.toml of a run to repeat.", show_default=False)
     ] = None,
@@ -134,7 +129,7 @@ def train(
     registry = installed()
     warn_broken(registry)
     if templates:
-        flags["prompts.template"] = read_templates(templates)
+        flags["prompts.template"] = options.read_templates(templates)
     given = {key: value for key, value in flags.items() if value is not None}
     settings = resolve(registry, recipe, tables, set_ or [], given)
 
@@ -154,14 +149,3 @@ def train(
         raise typer.Exit(130) from None
     named = f" --dataset {settings.data.dataset}" if settings.data.dataset else ""
     terminal.print(f"saved {out}; next: promptkit eval {out} --data {settings.data.path}{named}", soft_wrap=True)
-
-
-def read_templates(path: Path) -> str:
-    """The templates of a file, one a line. Raises ConfigError when there are none."""
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}", "one template a line is expected") from None
-    if not text:
-        raise ConfigError(f"{path} holds no template", "a line is like: a photo of a {}.")
-    return text

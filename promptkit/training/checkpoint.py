@@ -42,6 +42,8 @@ class Metadata:
     backbone: str
     fingerprint: str
     """Of the backbone; see `Backbone.fingerprint`."""
+    data: str
+    """The fingerprint of the pictures; see `Dataset.fingerprint`."""
     classnames: list[str]
     epoch: int
     epochs: int
@@ -50,8 +52,8 @@ class Metadata:
 
     def __post_init__(self) -> None:
         """Raises ValueError naming every field that is not sound; a header may hold anything."""
-        texts = {"recipe": self.recipe, "backbone": self.backbone, "fingerprint": self.fingerprint}
-        wrong = [name for name, value in {**texts, "version": self.version}.items() if type(value) is not str]
+        texts = ("recipe", "backbone", "fingerprint", "data", "version")
+        wrong = [name for name in texts if type(getattr(self, name)) is not str]
         counts = {"epoch": self.epoch, "epochs": self.epochs}
         wrong += [name for name, value in counts.items() if type(value) is not int or value < 0]
         names = self.classnames

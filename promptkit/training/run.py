@@ -131,15 +131,15 @@ class Run:
                 return metadata
         if not resuming:
             start(self.learner, self._loader(shuffle=False))
+        fingerprint = self.dataset.fingerprint()
         if not epochs or not self.trained_parameters:
             self.folder.start(self.config)
             self.learner.eval()
-            return self._save(epochs, {})
+            return self._save(epochs, {}, fingerprint)
 
         batches: Batches = self.loader or self._bank(console)
         watch = Profile(self.learner, batches) if profile else None
         trainer = Trainer(self.learner, watch or batches, self.config.train)
-        fingerprint = self.dataset.fingerprint()
         if resuming:
             state.resume(trainer, self.folder.state, self.config, fingerprint)
             at = trainer.position
@@ -174,7 +174,7 @@ class Run:
                 if result.epoch < epochs:  # first, so that a learner that isn't finished never lacks its state
                     save_state()
                     saved = time.monotonic()
-                metadata = self._save(result.epoch, figures)
+                metadata = self._save(result.epoch, figures, fingerprint)
         self.folder.finish()
         if watch:
             console.print(watch.report(), soft_wrap=True)
@@ -257,11 +257,12 @@ class Run:
         )
         return figures
 
-    def _save(self, epoch: int, figures: dict[str, float]) -> Metadata:
+    def _save(self, epoch: int, figures: dict[str, float], data: str) -> Metadata:
         metadata = Metadata(
             recipe=self.config.recipe,
             backbone=self.backbone.name,
             fingerprint=self.backbone.fingerprint,
+            data=data,
             classnames=list(self.dataset.classnames),
             epoch=epoch,
             epochs=self.config.train.epochs,

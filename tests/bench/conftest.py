@@ -25,7 +25,7 @@ def result() -> MakeResult:
             "classes": "base",
             "seed": 1,
             "shots": 16,
-            "split": "given",
+            "split": "published",
             "source": "",
             "backbone": "ViT-B-16",
             "weights": "openai",

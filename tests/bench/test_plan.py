@@ -55,7 +55,6 @@ def test_base_to_new_trains_on_one_half_and_tests_each_in_every_domain(plan: Pla
 def test_few_shot_is_planned_for_every_number_of_shots(plan: Planner, pictures: Path) -> None:
     planned = plan("few-shot", shots=(1, 2, 4), seeds=(1, 2))
     assert len(planned.trainings) == 3 * 2 * 2
-    assert planned.evaluations == 12
     counts = {
         training.config.data.shots: len(subset(training.dataset, "train").items) for training in planned.trainings
     }
@@ -143,3 +142,46 @@ def test_what_does_not_go_together(plan: Planner, pictures: Path, tmp_path: Path
         with pytest.raises((UnknownNameError, ConfigError, DataError)) as error:
             plan(*words, **request)
         assert message in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("data.path=elsewhere", "--data"), ("data.dataset=dtd", "--datasets"), ("data.domains=photo", "--source"),
+        ("coop:data.classes=new", "the protocol chooses"), ("coop: data.shots = 4", "--shots"),
+        ("data.split=draw", "--split"), ("coop:data.split_seed=1", "share their test pictures"),
+        ("train.seed=3", "--seeds"),
+    ],
+)  # fmt: skip
+def test_what_a_bench_sets_itself_is_refused(text: str, hint: str, plan: Planner) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan("few-shot", sets=("prompts.n_ctx=3", text))
+    assert f"--set {text}" in error.value.message
+    assert hint in error.value.hint
+
+
+def test_what_cannot_be_tested_is_found_before_anything_is_trained(plan: Planner, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "three", ["cross", "ring", "star"], [], 4)
+    for place in ("photo/train", "photo/test", "sketch/train"):
+        write_pictures(tmp_path / "own" / place, ["cross", "ring", "star", "square"], [], 2)
+    write_pictures(tmp_path / "alone/train", ["ring", "star"], [], 2)
+    for protocol, folder, message in (
+        ("base-to-new", "three", "three, new classes can't be tested: 'new' leaves 1 of the 3 classes"),
+        ("few-shot", "own", "own, sketch can't be tested: there is no test picture"),
+        ("base-to-new", "own", "own, sketch, base classes can't be tested: there is no test picture"),
+        ("leave-one-domain-out", "own", "own, sketch can't be tested: there is no test picture"),
+        ("few-shot", "alone", "alone can't be tested: there is no test picture"),
+    ):
+        with pytest.raises(DataError) as error:
+            plan(protocol, tmp_path / folder)
+        assert message in error.value.message
+    assert len(plan("few-shot", tmp_path / "three").trainings) == 2
+
+
+def test_a_result_says_whose_split_it_was_found_on(pictures: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "own" / part, ["ring", "star"], [], 2)
+    opened = open_data("few-shot", [pictures, tmp_path / "own"], [], installed())
+    assert [data.split for data in opened] == ["draw", "given"]
+    (drawn,) = open_data("few-shot", [tmp_path / "own"], [], installed(), draw=True)
+    assert drawn.split == "draw"

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,32 @@ def test_results_that_contradict_each_other_name_both_files(result: MakeResult, 
         read_results([tmp_path])
     for name in ("one", "two"):
         assert str(tmp_path / name / RESULTS) in error.value.message
+
+
+def test_copies_that_differ_by_rounding_count_once(
+    result: MakeResult, tmp_path: Path, warnings: Callable[[], list[str]]
+) -> None:
+    first, second = result(0.5), result(0.6, seed=2)
+    write_results(folder(tmp_path / "one"), [first, second])
+    write_results(folder(tmp_path / "two"), [result(0.504), result(0.596, seed=2)])
+    assert read_results([tmp_path / "one", tmp_path / "two"]) == [first, second]
+    (warning,) = warnings()
+    assert warning.startswith("2 results are there twice, but for rounding; the first counts")
+    for other in (
+        result(0.506),
+        result(0.5, ece=0.51),
+        replace(first, scores=replace(first.scores, n=51)),
+    ):
+        write_results(tmp_path / "two", [other])
+        with pytest.raises(DataError, match="different results for coop"):
+            read_results([tmp_path])
+
+
+def test_other_prompts_and_other_data_are_other_results(result: MakeResult, tmp_path: Path) -> None:
+    found = [result(0.5, template="a {}"), result(0.7, template="one {}"), result(0.9, title="dtd", split="given")]
+    for number, one in enumerate(found):
+        write_results(folder(tmp_path / str(number)), [one])
+    assert read_results([tmp_path]) == found
 
 
 def test_damaged_lines_are_left_out_and_counted(

@@ -9,8 +9,8 @@ import pytest
 from promptkit.bench.published import published, published_figure
 from promptkit.bench.results import Result
 from promptkit.bench.statistics import statistic
-from promptkit.bench.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, summarize
-from promptkit.bench.tables import Table, all_statistics, comparison, side_by_side
+from promptkit.bench.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, summaries, summarize
+from promptkit.bench.tables import Table, all_statistics, comparisons, side_by_side
 from promptkit.errors import DataError, UnknownNameError
 
 MakeResult = Callable[..., Result]
@@ -84,6 +84,46 @@ def test_an_average_never_mixes_what_is_missing(result: MakeResult) -> None:
     assert {learner: (one.mean, one.n) for learner, one in found.items()} == {"coop": (50.0, 1)}
 
 
+def test_what_no_seed_has_in_full_has_no_row(result: MakeResult) -> None:
+    """Shards under way: each learner has one seed in one place, and another in the other."""
+    about = {"protocol": "few-shot", "classes": "all"}
+    places = {("A", "photo"): 1, ("A", "sketch"): 2, ("B", "photo"): 1, ("B", "sketch"): 3}
+    results = [
+        result(0.5, dataset=title, title=title, domain=domain, seed=seed, learner=learner, **about)
+        for (title, domain), seed in places.items()
+        for learner in ("coop", "gopro")
+    ]
+    summary = summarize(results)
+    assert [(row.dataset, row.domain) for row in summary.statistics] == list(places)
+    assert len(side_by_side(summary).rows) == 4
+    assert len(all_statistics(summary).rows) == 8
+    with pytest.raises(DataError, match="no data set and seed in common"):
+        comparisons([summary], "coop", "gopro")
+
+    halves = summarize([result(0.5, classes="base", seed=1), result(0.5, classes="new", seed=2)])
+    assert [row.figure for row in halves.statistics] == ["base", "new", OF_MEANS]
+    strangers = summarize([result(0.5, classes="base"), result(0.5, classes="new", learner="gopro")])
+    assert [row.figure for row in strangers.statistics] == ["base", "new"]
+
+
+def test_transfers_from_two_data_sets_are_two_tables(result: MakeResult) -> None:
+    about = {"protocol": "cross-dataset", "classes": "all"}
+    results = [
+        result(0.1 * number, dataset=name, title=name, source=source, **about)
+        for source in "ab"
+        for number, name in enumerate("abc", 1)
+    ]
+    of_a, of_b = summaries(results)
+    assert ("trained on a" in of_a.title, "trained on b" in of_b.title) == (True, True)
+    assert (of_a.whole, of_b.whole) == (["b", "c"], ["a", "c"])
+    averages = [summary.statistics[Row(AVERAGE, "all", "accuracy")] for summary in (of_a, of_b)]
+    assert [found["coop"].mean for found in averages] == pytest.approx([25, 20])
+    assert [summary.protocol for summary in summaries([*results, result(0.5)])] == [
+        "base-to-new",
+        *2 * ["cross-dataset"],
+    ]
+
+
 def test_the_source_of_a_transfer_is_shown_and_not_averaged(result: MakeResult) -> None:
     about = {"protocol": "cross-dataset", "classes": "all", "source": "imagenet"}
     titles = {"imagenet": ("ImageNet", 0.9), "caltech101": ("Caltech101", 0.5), "dtd": ("DTD", 0.3)}
@@ -125,6 +165,52 @@ def test_learners_are_told_apart_by_what_differs(result: MakeResult) -> None:
     assert "16 shots, ViT-B-16 openai" in drawn.title
 
 
+def test_data_sets_of_one_title_are_told_apart(result: MakeResult) -> None:
+    ours = result(0.7, dataset="DTD", split="given")
+    summary = summarize([result(0.8), ours])
+    assert {row.dataset: round(found["coop"].mean) for row, found in summary.statistics.items()} == {
+        "DTD (dtd, published)": 80,
+        "DTD (DTD, given)": 70,
+        AVERAGE: 75,
+    }
+    shown = column(all_statistics(summary), "published")
+    assert {labels[0]: cell for labels, cell in shown.items()} == {
+        "DTD (dtd, published)": "79.44",
+        "DTD (DTD, given)": "",
+        AVERAGE: "",
+    }
+
+
+def test_templates_are_told_apart_where_one_thing_was_asked_with_several(result: MakeResult) -> None:
+    def asked(accuracy: float, template: str, title: str = "DTD") -> Result:
+        return result(accuracy, learner="zeroshot", template=template, title=title, dataset=title.lower())
+
+    own = [asked(0.5, "{} texture."), asked(0.6, "a photo of {}.", "Pets"), result(0.7)]
+    assert list(summarize(own).results) == ["zeroshot", "coop"]
+    several = summarize([*own, asked(0.4, "one {}"), asked(0.3, "one {}\ntwo {}"), asked(0.2, "one {}\n2 {}")])
+    row = several.statistics[Row("DTD", "all", "base")]
+    means = {learner: found.mean for learner, found in row.items()}
+    assert means.pop("coop") == 70
+    assert (means.pop("zeroshot '{} texture.'"), means.pop("zeroshot 'one {}'")) == (50, 40)
+    assert sorted(means.values()) == [20, 30]
+    assert all(learner.startswith("zeroshot 'one {}' and 1 more (") for learner in means)
+
+
+def test_learners_are_compared_wherever_both_are(result: MakeResult) -> None:
+    few = {"protocol": "few-shot", "classes": "all"}
+    results = [
+        result(accuracy, learner=learner, shots=shots, **few)
+        for learner, shots, accuracy in (("gopro", 1, 0.5), ("gopro", 2, 0.6), ("coop", 2, 0.3), ("coop", 4, 0.2))
+    ]
+    results += [result(0.9, learner="gopro"), result(0.9, protocol="cross-dataset", classes="all", source="imagenet")]
+    (table,) = comparisons(summaries(results), "gopro", "coop")
+    assert "few-shot" in table.title
+    assert "gopro 2 shots less coop 2 shots" in table.title
+    assert table.rows[0][:2] == ("accuracy", "+30.00")
+    (same,) = comparisons(summaries(results), "gopro 1 shot", "coop 4 shots")
+    assert same.rows[0][:2] == ("accuracy", "+30.00")
+
+
 def test_learners_are_compared_pair_by_pair(result: MakeResult) -> None:
     values = {("A", 1): (0.5, 0.4), ("A", 2): (0.5, 0.5), ("B", 1): (0.3, 0.6), ("B", 2): (0.9, 0.1)}
     results = []
@@ -132,7 +218,7 @@ def test_learners_are_compared_pair_by_pair(result: MakeResult) -> None:
         for learner, x in zip(("gopro", "coop"), pair, strict=True):
             results.append(result(x, title=title, dataset=title, seed=seed, learner=learner))
     results.append(result(0.9, title="A", dataset="A", seed=3, learner="gopro"))
-    table = comparison(summarize(results), "gopro", "coop")
+    (table,) = comparisons([summarize(results)], "gopro", "coop")
     (row,) = table.rows
     differences = [100 * (one - other) for one, other in values.values()]
     assert row[:3] == ("base", f"{np.mean(differences):+.2f}", f"{np.std(differences, ddof=1):.2f}")
@@ -140,10 +226,10 @@ def test_learners_are_compared_pair_by_pair(result: MakeResult) -> None:
     assert row[3:5] == (f"{np.mean(differences) - half:+.2f}", f"{np.mean(differences) + half:+.2f}")
     assert row[5:] == ("2", "1", "1", "4")
     with pytest.raises(UnknownNameError, match="did you mean 'coop'"):
-        comparison(summarize(results), "gopro", "cop")
+        comparisons([summarize(results)], "gopro", "cop")
     alone = [result(0.5), result(0.5, learner="gopro", seed=2)]
     with pytest.raises(DataError, match="no data set and seed in common"):
-        comparison(summarize(alone), "gopro", "coop")
+        comparisons([summarize(alone)], "gopro", "coop")
 
 
 def test_the_published_figure_stands_beside_the_same_thing(result: MakeResult) -> None:
@@ -160,8 +246,12 @@ def test_the_published_figure_stands_beside_the_same_thing(result: MakeResult) -
 
 
 @pytest.mark.parametrize(
-    "other", [{"shots": 8}, {"split": "draw"}, {"backbone": "RN50"}, {"weights": "none"}, {"title": "textures"}]
-)
+    "other",
+    [
+        {"shots": 8}, {"split": "draw"}, {"split": "given"}, {"backbone": "RN50"}, {"weights": "none"},
+        {"title": "textures"},
+    ],
+)  # fmt: skip
 def test_nothing_published_stands_beside_another_thing(other: dict[str, object], result: MakeResult) -> None:
     assert set(column(all_statistics(summarize([result(0.8, **other)])), "published").values()) == {""}
 

@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -235,6 +237,48 @@ def test_other_settings_are_refused_with_the_difference(bench: Command, tmp_path
     assert elsewhere.status == 0, "where it runs may differ"
 
 
+def test_what_failed_before_it_learned_anything_can_be_corrected(bench: Command, tmp_path: Path) -> None:
+    words = ("few-shot", "--learners", "coop", "--set", "train.warmup_epochs=0")
+    assert bench(*words, "--set", "train.lr=1e30").status == 1
+    (file,) = tmp_path.rglob("run.toml")
+    assert "lr = 1e+30" in file.read_text()
+    corrected = bench(*words)
+    assert corrected.status == 0, corrected.err
+    assert "lr = 0.002" in file.read_text()
+
+
+def test_a_damaged_run_file_is_one_failed_run(bench: Command, tmp_path: Path) -> None:
+    bench("few-shot", "--learners", "coop")
+    (file,) = tmp_path.rglob("coop/**/run.toml")
+    whole = file.read_text()
+    file.write_text("recipe = ")
+    done = bench("few-shot", "--learners", "coop,zeroshot")
+    assert done.status == 1, done.err
+    assert "2 runs (1 damaged, 1 new)" in done.out
+    assert "run.toml is no run file" in done.out
+    assert {result.learner for result in read_results([tmp_path])} == {"zeroshot", "coop"}
+
+    file.write_text(whole.replace("[prompts]", "[prompts]\nn_gone = 3"))
+    unknown = bench("few-shot", "--learners", "coop,zeroshot")
+    assert unknown.status == 2
+    assert "coop/2-shots/seed-1/run.toml: no option of prompts 'coop' named 'n_gone'" in unknown.err
+
+
+def test_runs_know_their_pictures_wherever_they_lie(bench: Command, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "here/own")
+    words = ("few-shot", "--learners", "zeroshot,coop")
+    assert bench(*words, "--data", "here/own", "--out", "here/results").status == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = bench(*words, "--data", "there/own", "--out", "there/results")
+    assert moved.status == 0, moved.err
+    assert "2 runs (2 done), 0 tests to do" in moved.out
+
+    next(tmp_path.glob("there/own/photo/circle/*")).unlink()
+    changed = bench(*words, "--data", "there/own", "--out", "there/results")
+    assert changed.status == 2
+    assert "the data changed: there/results/few-shot/own/zeroshot/2-shots/seed-1 was trained on" in changed.err
+
+
 def test_ctrl_c_says_how_to_go_on(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from promptkit.training.run import Run
 
@@ -293,6 +337,8 @@ def test_a_damaged_learner_fails_and_stays(bench: Command, tmp_path: Path) -> No
         (("few-shot", "--datasets", "caltech11"), "no dataset named 'caltech11'; did you mean 'caltech101'?"),
         (("cross-dataset", "--datasets", "dtd"), "imagenet"),
         (("few-shot", "--learners", "cop"), "no recipe named 'cop'; did you mean 'coop'?"),
+        (("few-shot", "--set", "coop:train.seed=3"), "--set coop:train.seed=3: train.seed is not for --set in a bench"),
+        (("few-shot", "--templates", "nowhere"), "nowhere can't be read"),
     ],
 )
 def test_what_cannot_be_planned(words: tuple[str, ...], message: str, bench: Command, tmp_path: Path) -> None:
@@ -317,6 +363,14 @@ def test_shards_together_are_one_process(bench: Command, tmp_path: Path) -> None
     assert "2 runs (2 new)" in bench(*words, "--shard", "1/2").out
     assert figures(tmp_path / "results") == figures(tmp_path / "whole")
     assert "4 runs (4 done)" in bench(*words).out
+
+
+def test_one_shard_has_tables_while_no_seed_is_complete(bench: Command, promptkit: Command) -> None:
+    done = bench("leave-one-domain-out", "--learners", "zeroshot", "--seeds", "1,2,3", "--shard", "0/2")
+    assert done.status == 0, done.err
+    assert "cartoon" in done.out
+    assert "mean of domains" not in done.out
+    assert promptkit("table", "results", "--format", "latex").status == 0
 
 
 def test_an_example_learner_takes_part(bench: Command, tmp_path: Path) -> None:
@@ -362,6 +416,19 @@ def test_hand_made_prompts_are_those_of_each_data_set(bench: Command, tmp_path: 
     own = bench("cross-dataset", *words, "--out", "own", "--set", "prompts.template=one {}")
     assert own.status == 0, own.err
     assert {result.template for result in read_results([tmp_path / "own"])} == {"one {}", ""}
+    assert {result.split for result in results} == {"published"}
+
+
+def test_hand_made_prompts_from_a_file(bench: Command, promptkit: Command, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("one {}\ntwo {}\n")
+    done = bench("few-shot", "--learners", "zeroshot,coop", "--templates", "prompts.txt")
+    assert done.status == 0, done.err
+    found = read_results([tmp_path])
+    assert {(result.learner, result.template, result.split) for result in found} == {
+        ("zeroshot", "one {}\ntwo {}", "draw"),
+        ("coop", "", "draw"),
+    }
+    assert f"{pictures.name} (drawn)" in promptkit("table", "results", "--format", "csv").out
 
 
 def test_zero_shot_is_what_train_and_eval_find(bench: Command, promptkit: Command, tmp_path: Path) -> None:
@@ -390,7 +457,7 @@ def results(tmp_path: Path) -> Path:
             run = folder / learner / str(seed)
             run.mkdir(parents=True)
             about = {"protocol": "base-to-new", "learner": learner, "dataset": "dtd", "title": "DTD", "domain": "all"}
-            rest = {"split": "given", "source": "", "backbone": "ViT-B-16", "weights": "openai", "template": ""}
+            rest = {"split": "published", "source": "", "backbone": "ViT-B-16", "weights": "openai", "template": ""}
             lines = []
             for classes, accuracy in (("base", 0.8 + seed / 100), ("new", 0.42)):
                 x = accuracy + bonus
@@ -431,6 +498,19 @@ def test_csv_is_one_table(results: Path, promptkit: Command) -> None:
     assert (base["mean"], base["wins"], base["ties"], base["losses"], base["pairs"]) == ("+2.00", "3", "0", "0", "3")
 
 
+def test_the_tables_of_one_protocol(results: Path, promptkit: Command) -> None:
+    (run, *_) = sorted(results.rglob(RESULTS))
+    other = run.parent.parent / "few"
+    other.mkdir()
+    write_results(other, [replace(one, protocol="few-shot", classes="all") for one in read_results([run.parent])[:1]])
+    whole = promptkit("table", results, "--format", "csv").out
+    assert ("few-shot" in whole, "base-to-new" in whole) == (True, True)
+    done = promptkit("table", results, "--format", "csv", "--protocol", "few-shot")
+    assert done.status == 0, done.err
+    assert "few-shot" in done.out
+    assert "base-to-new" not in done.out
+
+
 def test_another_metric_and_several_folders(results: Path, promptkit: Command) -> None:
     done = promptkit("table", results / "coop", results / "gopro", "--format", "csv", "--metric", "macro_accuracy")
     rows = list(csv.DictReader(io.StringIO(done.out)))
@@ -446,6 +526,7 @@ def test_another_metric_and_several_folders(results: Path, promptkit: Command) -
     [
         (("--format", "latx"), "no format named 'latx'; did you mean 'latex'?"),
         (("--metric", "acc"), "no metric named 'acc'"),
+        (("--protocol", "few-shots"), "no protocol named 'few-shots'"),
         (("--compare", "gopro"), "--compare gopro: two learners are expected"),
         (("--compare", "gopro,cop"), "no learner named 'cop'; did you mean 'coop'?"),
     ],
