@@ -174,7 +174,7 @@ def stopped(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 # Forks a warm process for every training, so that twenty of them take seconds. No thread has started before a fork.
 DRIVER = """
-import os, random, signal, sys, time
+import contextlib, os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
 import promptkit.cli, promptkit.training.run, promptkit.testing, open_clip, albumentations

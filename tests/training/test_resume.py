@@ -34,18 +34,31 @@ def test_kills_at_any_moment_change_nothing(
     done = drive(
         """
         out, kills, *words = sys.argv[1:]
-        for name in ("warm", "whole"):
-            os.environ["PROMPTKIT_CACHE"] = f"{out}/cache-{name}"
-            begun = time.monotonic()
-            assert finish(start([*words, "--out", f"{out}/{name}"], quiet=False)) == 0
-            lasts = time.monotonic() - begun
+
+        def saves(child, run, most):
+            # Waits until a run has saved its state so many times, or ended; returns how many times it has.
+            seen, last = 0, 0
+            while seen < most and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                with contextlib.suppress(FileNotFoundError):
+                    now = os.stat(f"{run}/state.safetensors").st_mtime_ns
+                    seen, last = seen + (now != last), now
+                time.sleep(0.001)
+            return seen
+
+        os.environ["PROMPTKIT_CACHE"] = f"{out}/cache-whole"
+        begun = time.monotonic()
+        whole = start([*words, "--out", f"{out}/whole"], quiet=False)
+        count = saves(whole, f"{out}/whole", 10**6)
+        pause = (time.monotonic() - begun) / count
+        assert finish(whole) == 0
         rng = random.Random(0)
         killed = 0
         for trial in range(int(kills)):
             os.environ["PROMPTKIT_CACHE"] = f"{out}/cache{trial}"
             run = [*words, "--out", f"{out}/run{trial}"]
             child = start(run)
-            time.sleep(rng.uniform(0.2, 1.0) * lasts)
+            saves(child, f"{out}/run{trial}", rng.randrange(count - 1))
+            time.sleep(rng.uniform(0, pause))
             os.kill(child, signal.SIGKILL)
             killed += finish(child) == -signal.SIGKILL
             assert finish(start([*run, "--resume"], quiet=False)) == 0, trial
