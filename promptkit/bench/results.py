@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from promptkit.errors import DataError, OutputError
+from promptkit.errors import DataError
 from promptkit.evaluation.metrics import Scores
-from promptkit.files import plain_json, regular_file
+from promptkit.files import plain_json, regular_file, replace_file
 
 log = logging.getLogger("promptkit")
 
@@ -117,14 +117,7 @@ _SOUND: dict[str, Callable[[object], bool]] = {
 
 def write_results(run: Path, results: Iterable[Result]) -> None:
     """Put a run's results in the place of those it had. Raises OutputError; the old file stays then."""
-    target = run / RESULTS
-    fresh = target.with_name(f".{RESULTS}.{os.getpid()}")
-    try:
-        fresh.write_text("".join(map(to_line, results)), encoding="utf-8")
-        fresh.replace(target)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise OutputError(f"{target} can't be written: {error.strerror or error}", "make room") from None
+    replace_file(run / RESULTS, "".join(map(to_line, results)).encode(), "make room")
 
 
 def results_of(run: Path) -> tuple[list[Result], list[str]]:
