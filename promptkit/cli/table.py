@@ -55,7 +55,7 @@ def print_tables(
 
     if format_ not in ("rich", *FORMATS):
         raise UnknownNameError("format", format_, ("rich", *FORMATS))
-    pair = [name.strip() for name in (compare or "").split(",") if name.strip()]
+    pair = options.names(compare or "")
     if compare is not None and len(pair) != 2:
         raise ConfigError(f"--compare {compare}: two learners are expected", "such as: --compare gopro,coop")
     found = summaries(results, metric)
