@@ -89,7 +89,6 @@ def bench(
     What is done is skipped: the same command goes on where it was stopped, and tries again what failed. The exit status
     is 1 when something did.
     """
-    import logging
     import os
 
     from promptkit.bench.plan import Request, make_plan
@@ -134,8 +133,6 @@ def bench(
     _print_plan(terminal, runner, detailed=plan)
     if plan:
         return
-    if not debug:  # every run would say which features it keeps
-        logging.getLogger("promptkit").setLevel(logging.WARNING)
     try:
         outcome = runner.run(_reporter(terminal, runner))
     except KeyboardInterrupt:
