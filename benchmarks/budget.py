@@ -6,15 +6,14 @@ stands; the row says how many passes were done of those that a whole step takes.
 """
 
 import argparse
-import ctypes
 import json
 import resource
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import reset_mark, resident
 from open_clip import IMAGENET_CLASSNAMES
 
 from promptkit.build import load_backbone
@@ -22,16 +21,9 @@ from promptkit.config import BackboneSettings
 from promptkit.registry import installed
 from promptkit.tensors import TextPrompts
 
-STATUS = Path("/proc/self/status")
-
 
 class TimeIsUpError(Exception):
     pass
-
-
-def resident(key: str) -> int:
-    """In bytes: VmRSS now, VmHWM at most since the mark was reset."""
-    return next(1024 * int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(key))
 
 
 def stop(*_: object) -> None:
@@ -66,9 +58,7 @@ def main() -> None:
         return encode(*arguments)
 
     backbone.encoder._encode = counted
-    ctypes.CDLL(None).malloc_trim(0)  # what loading freed may not be used again unseen
-    Path("/proc/self/clear_refs").write_text("5")
-    before, begun, cpu = resident("VmRSS"), time.perf_counter(), time.process_time()
+    before, begun, cpu = reset_mark(), time.perf_counter(), time.process_time()
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(options.seconds)
     done, forward = False, None

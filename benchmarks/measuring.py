@@ -1,9 +1,11 @@
 """What the benchmarks share: class names, the learner of a recipe, timing in turns, and comparing what came out."""
 
 import argparse
+import ctypes
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,3 +72,16 @@ def ratios(times: dict[str, tuple[float, float]], base: str) -> dict[str, Any]:
         if name != base:
             row |= {f"{name} times (cpu)": times[base][0] / cpu, f"{name} times (wall)": times[base][1] / wall}
     return row
+
+
+def resident(key: str) -> int:
+    """In bytes (Linux): VmRSS now, VmHWM at most since the mark was reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def reset_mark() -> int:
+    """Begin a new high-water mark of resident memory (Linux); what is held now, in bytes."""
+    ctypes.CDLL(None).malloc_trim(0)  # what loading freed may not be used again unseen
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")

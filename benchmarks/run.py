@@ -6,7 +6,6 @@ compared: a difference beyond the tolerance ends the run. Times are the best of 
 """
 
 import argparse
-import ctypes
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import plain
 import torch
-from measuring import best, check, classnames, learner_for, ratios, report
+from measuring import best, check, classnames, learner_for, ratios, report, reset_mark, resident
 from text_tower import text
 
 from promptkit.backbones.base import Backbone
@@ -111,17 +110,10 @@ def memory(options: argparse.Namespace) -> None:
 
 def peak(options: argparse.Namespace) -> None:
     """One side once, in kB: the high-water mark of resident memory, reset when everything was loaded (Linux)."""
-    status = Path("/proc/self/status")
-
-    def read(key: str) -> int:
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
-
     sides, _ = sides_of(options.recipes[0], options, warm=False)
-    ctypes.CDLL(None).malloc_trim(0)  # what loading freed may not be used again unseen
-    Path("/proc/self/clear_refs").write_text("5")
-    before = read("VmRSS")
+    before = reset_mark()
     sides[options.side]()
-    print(max(1, read("VmHWM") - before))
+    print(max(1, (resident("VmHWM") - before) // 1024))
 
 
 def views(options: argparse.Namespace) -> None:
