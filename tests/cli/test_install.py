@@ -56,6 +56,20 @@ def write_wheel(folder: Path, name: str, code: str = "", requires: str = "", plu
     return wheel
 
 
+@pytest.fixture
+def pip_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Puts a Python in the place of the running one whose pip says something and fails."""
+
+    def say(text: str) -> None:
+        (tmp_path / "said").write_text(text)
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'} >&2\nexit 1\n")
+        python.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(python))
+
+    return say
+
+
 @pytest.fixture(scope="module")
 def environment(environment: "Environment") -> "Environment":
     """With promptkit and its plugins as they are in this checkout."""
@@ -212,13 +226,9 @@ NOTHING = "ERROR: Could not find a version that satisfies the requirement {} (fr
     ],
 )
 def test_a_try_that_failed_before_another_did_not(
-    says: list[str], message: str, promptkit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    says: list[str], message: str, promptkit: Command, pip_says: Callable[[str], None]
 ) -> None:
-    (tmp_path / "said").write_text("\n".join(says))
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'}\nexit 1\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+    pip_says("\n".join(says))
     done = promptkit("install", "promptkit-gopro")
     assert done.status == 2
     assert done.err.startswith(f"error: {message}")
@@ -233,12 +243,9 @@ def test_a_try_that_failed_before_another_did_not(
     ],
 )
 def test_a_python_that_pip_cannot_change(
-    says: str, message: str, promptkit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    says: str, message: str, promptkit: Command, pip_says: Callable[[str], None]
 ) -> None:
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho '{says}' >&2\nexit 1\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+    pip_says(says)
     done = promptkit("install", "gopro")
     assert done.status == 2
     assert message in done.err

@@ -1,7 +1,6 @@
 """A bank as nobody wrote it: what was asked for comes out, or one error; never anything else."""
 
 import json
-import os
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -159,17 +158,8 @@ def test_whatever_a_bank_says_of_itself_is_read_as_a_table(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "broken link", "device", "huge"])
-def test_what_is_no_file_does_not_hang(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "bank"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "huge":
-        with path.open("wb") as file:
-            file.truncate(2**40)
-    else:
-        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+def test_what_is_no_file_does_not_hang(kind: str, no_file: Callable[[Path, str], Path], tmp_path: Path) -> None:
+    path = no_file(tmp_path / "bank", kind)
     assert read_about(path) == {}
     with pytest.raises(DamagedBankError):
         read_bank(path, LEAD)
@@ -177,18 +167,13 @@ def test_what_is_no_file_does_not_hang(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "broken link", "folder"])
 def test_an_evaluation_goes_on_whatever_lies_in_the_place_of_a_bank(
-    kind: str, train: Command, promptkit: Command, cache: Path
+    kind: str, no_file: Callable[[Path, str], Path], train: Command, promptkit: Command, cache: Path
 ) -> None:
     train("coop", "--out", "run", "--domains", "photo")
     promptkit("eval", "run", "--domains", "photo", "--json", "first.json")
     for path in (cache / "features").iterdir():
         path.unlink()
-        if kind == "fifo":
-            os.mkfifo(path)
-        elif kind == "folder":
-            path.mkdir()
-        else:
-            path.symlink_to("nowhere")
+        no_file(path, kind)
     done = promptkit("eval", "run", "--domains", "photo", "--json", "second.json")
     assert done.status == 0, done.err
     assert Path("first.json").read_text() == Path("second.json").read_text()

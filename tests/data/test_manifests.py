@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,17 +79,8 @@ def test_what_is_no_json_names_its_line(line: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "huge"])
-def test_what_is_no_file_does_not_hang(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "huge":
-        with path.open("wb") as file:
-            file.truncate(2**40)
-    else:
-        path.symlink_to("/dev/zero")
+def test_what_is_no_file_does_not_hang(kind: str, no_file: Callable[[Path, str], Path], tmp_path: Path) -> None:
+    path = no_file(tmp_path / "m.csv", kind)
     with pytest.raises(DataError, match=r"m\.csv can't be read"):
         read_manifest(path)
 
