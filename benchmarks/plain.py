@@ -21,7 +21,7 @@ def encode_text(backbone: OpenClipBackbone, context: Tensor, classes: ClassToken
     context = context.expand(len(embedded), -1, -1)
     x = torch.cat([embedded[:, :1], context, embedded[:, 1 + n_ctx :]], dim=1) + clip.positional_embedding[:length]
     x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-    ends = classes.ids.scatter(1, classes.slots, 0).argmax(-1)
+    ends = classes.ids.scatter(1, classes.context_positions, 0).argmax(-1)
     return F.normalize(x[torch.arange(len(x)), ends] @ clip.text_projection, dim=-1)
 
 

@@ -39,7 +39,7 @@ def random_batch(learner: Learner, views: tuple[str, ...], size: int) -> Batch:
 def sides_of(
     recipe: str, options: argparse.Namespace, warm: bool = True
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
-    """The plain step, the framework's, and the framework's on banked features."""
+    """The plain step, the framework's, and the framework's on cached features."""
     sizes = {"coop": (4, 50), "cocoop": (1, 50), "gopro-reference": (4, 50)}
     size, classes = (3, 3) if options.quick else sizes[recipe]
     size, classes = options.batch or size, options.classes or classes
@@ -63,7 +63,7 @@ def sides_of(
     sides = {
         "plain": lambda: finish("plain", *plain.STEPS[recipe](learner, batch)),
         "step": lambda: framework("step", batch),
-        "banked": lambda: framework("banked", Batch({}, batch.label, seen)),
+        "cached": lambda: framework("cached", Batch({}, batch.label, seen)),
     }
     return sides, results
 
@@ -72,9 +72,9 @@ def steps(options: argparse.Namespace) -> None:
     """(b): the whole training step, without the optimiser, against the published one."""
     for recipe in options.recipes:
         sides, results = sides_of(recipe, options)
-        times = best(sides, {"plain": 1, "step": 3, "banked": 3})
+        times = best(sides, {"plain": 1, "step": 3, "cached": 3})
         logits, gradients = results["plain"]
-        for name in ("step", "banked"):
+        for name in ("step", "cached"):
             check(f"{recipe} {name} logits", results[name][0], logits, 1e-4)
             # A bias in front of a batch norm has no gradient but rounding.
             rounding = 1e-4 * max(gradient.abs().max().item() for gradient in gradients)
@@ -91,7 +91,7 @@ def memory(options: argparse.Namespace) -> None:
         return
     for recipe in options.recipes[:1] if options.quick else options.recipes:
         peaks = {}
-        for side in ("plain", "step", "banked"):
+        for side in ("plain", "step", "cached"):
             words = ["--backbone", options.backbone, "--threads", str(options.threads), "--recipes", recipe]
             words += ["--quick"] if options.quick else []
             words += ["--batch", str(options.batch), "--classes", str(options.classes)]
@@ -125,7 +125,7 @@ def views(options: argparse.Namespace) -> None:
     spec = replace(load_backbone(config.backbone, installed()).image, size=(224, 224))
     holder = argparse.Namespace(image=spec)
     made = build_views(config, installed(), holder)  # type: ignore[arg-type]
-    picture = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     ours = {name: made._composed[name] for name in ("image", "moco")}  # type: ignore[attr-defined]
     crop = v2.RandomResizedCrop(224, (0.08, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     ending = [
@@ -142,8 +142,8 @@ def views(options: argparse.Namespace) -> None:
     n = 4 if options.quick else 60
     for name in ours:
         sides = {
-            "torchvision": lambda name=name: [theirs[name](Image.fromarray(picture)) for _ in range(n)],
-            "promptkit": lambda name=name: [ours[name](image=picture)["image"] for _ in range(n)],
+            "torchvision": lambda name=name: [theirs[name](Image.fromarray(image)) for _ in range(n)],
+            "promptkit": lambda name=name: [ours[name](image=image)["image"] for _ in range(n)],
         }
         times = best(sides, dict.fromkeys(sides, 3))
         rates = {f"{side} views/s": n / cpu for side, (cpu, _) in times.items()}
@@ -151,17 +151,17 @@ def views(options: argparse.Namespace) -> None:
 
 
 def evaluation(options: argparse.Namespace) -> None:
-    """(d): 5 runs on 4 domains, first without a bank, then writing it, then reading it; equal figures."""
+    """(d): 5 runs on 4 domains, first without a cache, then writing it, then reading it; equal figures."""
     import os
 
     from promptkit.data.layouts import read_dataset
     from promptkit.evaluation.evaluate import evaluate
-    from promptkit.testing import SHAPES, STYLES, write_pictures
+    from promptkit.testing import SHAPES, STYLES, write_images
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PROMPTKIT_CACHE"] = f"{folder}/cache"
         per_class, size = (1, 64) if options.quick else (3, 256)
-        dataset = read_dataset(write_pictures(Path(folder) / "p", SHAPES[:7], STYLES, per_class, size))
+        dataset = read_dataset(write_images(Path(folder) / "p", SHAPES[:7], STYLES, per_class, size))
         for kind, recipes in {"5 coop": ["coop"] * 5, "1 gopro, 4 coop": ["gopro", *["coop"] * 4]}.items():
             shared: Backbone | None = None
             learners: dict[str, Learner] = {}
@@ -171,13 +171,13 @@ def evaluation(options: argparse.Namespace) -> None:
                 shared = shared or load_backbone(config.backbone, installed())
                 learners[str(number)] = build_learner(config, installed(), shared, dataset.classnames).eval()
             figures, times = [], {}
-            for name, cache in (("no bank", False), ("first", True), ("second", True)):
+            for name, cache in (("no cache", False), ("first", True), ("second", True)):
                 cpu, wall = time.process_time(), time.perf_counter()
                 figures.append(evaluate(learners, dataset, workers=0, cache=cache).scores)
                 times[name] = time.process_time() - cpu, time.perf_counter() - wall
             if figures[0] != figures[1] or figures[1] != figures[2]:
                 raise SystemExit("the figures differ")
-            report("eval", runs=kind, pictures=len(dataset.items), **ratios(times, "no bank"))
+            report("eval", runs=kind, images=len(dataset.items), **ratios(times, "no cache"))
 
 
 def largest(options: argparse.Namespace) -> None:

@@ -39,9 +39,12 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
     context = (0.02 * torch.randn(max(sizes), n_ctx, backbone.text_width)).requires_grad_()
     weight = torch.randn(max(sizes), n_classes, backbone.joint_width)
     parts = [
-        ClassTokens(classes.names[i : i + AT_ONCE], ids, slots)
-        for i, ids, slots in zip(
-            range(0, n_classes, AT_ONCE), classes.ids.split(AT_ONCE), classes.slots.split(AT_ONCE), strict=True
+        ClassTokens(classes.names[i : i + AT_ONCE], ids, context_positions)
+        for i, ids, context_positions in zip(
+            range(0, n_classes, AT_ONCE),
+            classes.ids.split(AT_ONCE),
+            classes.context_positions.split(AT_ONCE),
+            strict=True,
         )
     ]
     layouts = [padded(backbone.text_tower, part) for part in parts]
@@ -51,9 +54,9 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
     def loop(name: str, encode: Encode) -> None:
         """Picture after picture, with a backward pass for each as it fits."""
         features, gradient = [], torch.zeros_like(context)
-        for one, picture in enumerate(context[:few]):
+        for one, image in enumerate(context[:few]):
             for part, part_weight in enumerate(weight[one].split(AT_ONCE)):
-                out = encode(picture, part)
+                out = encode(image, part)
                 gradient += torch.autograd.grad((out * part_weight).sum(), context, retain_graph=True)[0]
                 features.append(out.detach())
         results[name] = torch.cat(features).view(few, n_classes, -1), gradient[:few]
@@ -63,11 +66,11 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
         gradient = torch.autograd.grad((out * weight[:size]).sum(), context)[0]
         results[f"packed {size}"] = out.detach()[:few], gradient[:few]
 
-    longest = int(classes.ids.scatter(1, classes.slots, 0).argmax(1).max()) + 1
+    longest = int(classes.ids.scatter(1, classes.context_positions, 0).argmax(1).max()) + 1
     loops: dict[str, Encode] = {
-        "plain": lambda picture, part: plain.encode_text(backbone, picture, parts[part]),
-        "trimmed": lambda picture, part: plain.encode_text(backbone, picture, parts[part], longest),
-        "shared": lambda picture, part: encode_packed(backbone.text_tower, picture[None, None], None, layouts[part])[0],
+        "plain": lambda image, part: plain.encode_text(backbone, image, parts[part]),
+        "trimmed": lambda image, part: plain.encode_text(backbone, image, parts[part], longest),
+        "shared": lambda image, part: encode_packed(backbone.text_tower, image[None, None], None, layouts[part])[0],
     }
     packed(1)  # constants are computed once
     repeats = 1 if n_classes > 100 else 2
@@ -83,9 +86,9 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
         off_gradient = max(
             off_gradient, check(f"{name}, gradients", gradient[:seen], results["plain"][1][:seen], GRADIENTS)
         )
-    picture = {name: tuple(t / few for t in times[name]) for name in loops}
-    picture |= {f"packed {size}": tuple(t / size for t in times[f"packed {size}"]) for size in sizes}
-    base = picture["plain"]
+    image = {name: tuple(t / few for t in times[name]) for name in loops}
+    image |= {f"packed {size}": tuple(t / size for t in times[f"packed {size}"]) for size in sizes}
+    base = image["plain"]
     tokens = backbone.encoder._layout(classes, range(n_classes), False, torch.device("cpu")).tokens
     block = sum(p.numel() for p in backbone.text_tower.blocks[0].parameters() if p.ndim == 2)
     flops = 4 * tokens * block * backbone.text_depth  # of a picture: forward, and backward to the inputs
@@ -95,9 +98,9 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
         M=n_ctx,
         tokens={"plain": 77 * n_classes, "trimmed": longest * n_classes, "packed": tokens},
         **{"plain cpu s a picture": base[0], "plain wall s a picture": base[1]},
-        times_cpu={name: round(base[0] / cpu, 2) for name, (cpu, _) in picture.items()},
-        times_wall={name: round(base[1] / wall, 2) for name, (_, wall) in picture.items()},
-        share_of_matmul={n: round(flops / picture[n][1] / peak, 2) for n in picture if n.startswith("packed")},
+        times_cpu={name: round(base[0] / cpu, 2) for name, (cpu, _) in image.items()},
+        times_wall={name: round(base[1] / wall, 2) for name, (_, wall) in image.items()},
+        share_of_matmul={n: round(flops / image[n][1] / peak, 2) for n in image if n.startswith("packed")},
         features_off=f"{off:.1e}",
         gradients_off=f"{off_gradient:.1e}",
     )

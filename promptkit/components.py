@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from promptkit.backbones.base import Backbone, ImageSpec, Position, Taps
+from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
 from promptkit.errors import ConfigError
 from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts
 
@@ -58,7 +58,7 @@ class PromptGenerator(nn.Module, ABC):
         """Has each training class its own context? Then no other class can be asked about."""
         return False
 
-    def taps(self) -> Taps | None:
+    def intermediates(self) -> Intermediates | None:
         """Which vision blocks `text` reads, and how each one's tokens are reduced."""
         return None
 
@@ -163,7 +163,7 @@ class Views(ABC):
         self.image = image
 
     @abstractmethod
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """From an RGB picture (H W 3, uint8) to one float32 array (3 H W) per name, normalised by the spec."""
 
 
@@ -198,12 +198,12 @@ class PipelineViews(Views):
             A.HorizontalFlip(p=flip),
         ]
 
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         python_rng = random.Random(int(rng.integers(2**63)))
         views = {}
         for name, composed in self._composed.items():
             composed.set_random_state(rng, python_rng)
-            views[name] = np.ascontiguousarray(composed(image=picture)["image"].transpose(2, 0, 1))
+            views[name] = np.ascontiguousarray(composed(image=image)["image"].transpose(2, 0, 1))
         return views
 
 

@@ -78,7 +78,7 @@ class TrainSettings:
     deterministic: Annotated[bool, "refuse arithmetic that differs from run to run; slower on a GPU"] = False
     log: Annotated[str, "trackers besides log.jsonl: tensorboard, wandb, mlflow; comma-separated"] = ""
     save_minutes: Annotated[float, "minutes after which a long epoch is saved, to be resumed in its middle"] = 10.0
-    bank: Annotated[
+    cached_views: Annotated[
         int, "versions of each picture's views, encoded once and reused in turn; 0: fresh views in every epoch"
     ] = 0
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps"] = "auto"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for another, such as for the first to encode a large bank; torchrun ends all when one dies."""
+"""How long a process waits for another, such as for the first to encode a large cache; torchrun ends all when one dies."""
 
 
 def start(device: str) -> torch.device | None:

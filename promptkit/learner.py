@@ -21,7 +21,7 @@ class Learner(nn.Module):
     between epochs).
     """
 
-    reads_patches: ClassVar[bool] = False
+    needs_patches: ClassVar[bool] = False
     """Does `logits` look at `View.patches`?"""
 
     def __init__(self, prompts: PromptGenerator, projector: Projector, loss: Loss, scene: Scene) -> None:
@@ -40,11 +40,11 @@ class Learner(nn.Module):
         names = tuple(names)
         self.class_rows: list[int] | None = None
         if self.prompts.class_specific:
-            strangers = [name for name in names if name not in self.scene.classnames]
-            if strangers:
+            unknown = [name for name in names if name not in self.scene.classnames]
+            if unknown:
                 raise ConfigError(
                     f"this learner has a context of its own for each class it was trained on and none for: "
-                    f"{', '.join(strangers)}",
+                    f"{', '.join(unknown)}",
                     "evaluate it on its training classes, or train with --set prompts.class_specific=false",
                 )
             if names != self.scene.classnames:
@@ -96,8 +96,10 @@ class Learner(nn.Module):
     # What a learner is made of, step by step.
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H Wd"]) -> ImageFeatures:
-        """Run the image tower under the generator's prompts, with its taps."""
-        return self.scene.backbone.encode_image(pixels, self.prompts.vision(), self.prompts.taps(), self.reads_patches)
+        """Run the image tower under the generator's prompts, with its intermediates."""
+        return self.scene.backbone.encode_image(
+            pixels, self.prompts.vision(), self.prompts.intermediates(), self.needs_patches
+        )
 
     def encode_text(self, features: ImageFeatures | None) -> Float[Tensor, "#B C K D"]:
         """Unit-norm text features of the current classes."""

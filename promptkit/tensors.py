@@ -5,7 +5,7 @@ Axis letters, the same everywhere:
     B  images                C  classes              K  prompts per class
     M  context tokens        L  text length          P  patches
     W  text width            V  vision width         D  joint width
-    E  projected width       T  tapped blocks        J  blocks that take deep prompts
+    E  projected width       T  read blocks        J  blocks that take deep prompts
     N  tokens of a vision block                      #B  B or 1 (likewise #C)
 
 Shapes are jaxtyping annotations. The test suite executes them; at run time they cost nothing.
@@ -23,7 +23,7 @@ from torch import Tensor
 class ImageFeatures:
     """What the image tower saw.
 
-    `taps` holds one tensor for each tapped block, first block first, as the generator's tap reduced it. It is a
+    `intermediates` holds one tensor for each read block, first block first, as the generator's tap reduced it. It is a
     tuple because the stages of a ResNet differ in width.
     """
 
@@ -31,23 +31,25 @@ class ImageFeatures:
     """Unit norm."""
     patches: Float[Tensor, "B P D"] | None = None
     """Unit norm, in the joint space; filled when the learner asks."""
-    taps: tuple[Float[Tensor, "B ..."], ...] = ()
+    intermediates: tuple[Float[Tensor, "B ..."], ...] = ()
     views: tuple[str, ...] = ("image",)
     """The views that are concatenated along B, all equally long."""
 
     def to(self, device: torch.device) -> "ImageFeatures":
         patches = None if self.patches is None else self.patches.to(device, non_blocking=True)
-        taps = tuple(tap.to(device, non_blocking=True) for tap in self.taps)
-        return ImageFeatures(self.pooled.to(device, non_blocking=True), patches, taps, self.views)
+        intermediates = tuple(intermediate.to(device, non_blocking=True) for intermediate in self.intermediates)
+        return ImageFeatures(self.pooled.to(device, non_blocking=True), patches, intermediates, self.views)
 
     def split(self) -> dict[str, "ImageFeatures"]:
         """The features of each view."""
         n = len(self.views)
         pooled = self.pooled.chunk(n)
         patches = self.patches.chunk(n) if self.patches is not None else [None] * n
-        taps = [tap.chunk(n) for tap in self.taps]
+        intermediates = [intermediate.chunk(n) for intermediate in self.intermediates]
         return {
-            name: ImageFeatures(pooled[i], patches[i], tuple(tap[i] for tap in taps), (name,))
+            name: ImageFeatures(
+                pooled[i], patches[i], tuple(intermediate[i] for intermediate in intermediates), (name,)
+            )
             for i, name in enumerate(self.views)
         }
 
@@ -67,7 +69,7 @@ class ClassTokens:
 
     names: tuple[str, ...]
     ids: Int[Tensor, "C L"]
-    slots: Int[Tensor, "C M"]
+    context_positions: Int[Tensor, "C M"]
     """The position of each context token; what `ids` holds there is never read."""
 
 
@@ -75,7 +77,7 @@ class ClassTokens:
 class Batch:
     """Pictures in several views. `views` maps a view's name to (B 3 H W); "image" is always there.
 
-    A bank gives `features` of all the views, and no pixels.
+    A cache gives `features` of all the views, and no pixels.
     """
 
     views: Mapping[str, Float[Tensor, "B 3 H W"]]

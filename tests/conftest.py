@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 from promptkit.cli import main
-from promptkit.testing import write_pictures
+from promptkit.testing import write_images
 
 # The same examples in every run, and no verdict that depends on how busy the machine is.
 hypothesis.settings.register_profile(
@@ -102,17 +102,17 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two domains, four classes, eight pictures each."""
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+    return write_images(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture
-def train(promptkit: Command, pictures: Path) -> Command:
+def train(promptkit: Command, images: Path) -> Command:
     """Train a recipe for two epochs on the tiny backbone: train("coop", "--out", "run", ...)."""
 
     def run(recipe: str, *words: object) -> Finished:
         tiny = ("--backbone", "tiny", "--weights", "none", "--workers", "0")
-        return promptkit("train", recipe, "--data", pictures, *tiny, "--epochs", 2, "--shots", 4, *words)
+        return promptkit("train", recipe, "--data", images, *tiny, "--epochs", 2, "--shots", 4, *words)
 
     return run

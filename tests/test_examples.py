@@ -26,10 +26,10 @@ def test_run_files_resolve() -> None:
                 assert table.items() <= config[slot].items()
 
 
-def test_the_imagenet_run_file_trains_where_there_is_less(promptkit: Command, pictures: Path) -> None:
+def test_the_imagenet_run_file_trains_where_there_is_less(promptkit: Command, images: Path) -> None:
     tiny = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--epochs", "1", "--batch-size", "8")
     done = promptkit(
-        "train", "--config", EXAMPLES / "imagenet.toml", "--data", pictures, *tiny, "--device", "cpu", "--out", "run"
+        "train", "--config", EXAMPLES / "imagenet.toml", "--data", images, *tiny, "--device", "cpu", "--out", "run"
     )
     assert done.status == 0, done.err
 

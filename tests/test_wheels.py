@@ -94,7 +94,7 @@ def test_a_source_distribution_holds_what_builds_the_wheel(checkout: Path, modul
 
 
 def test_the_wheels_work_where_nothing_but_they_are(
-    installed: Callable[..., str], environment: "Environment", pictures: Path
+    installed: Callable[..., str], environment: "Environment", images: Path
 ) -> None:
     code = "import sys; from importlib.util import find_spec; print(*(find_spec(name).origin for name in sys.argv[1:]))"
     origins = installed("-c", code, *SOURCES, python=True).split()
@@ -106,8 +106,8 @@ def test_the_wheels_work_where_nothing_but_they_are(
     assert "weight of the distance" in installed("show", "kgcoop")
     assert "fails" not in installed("check", "kgcoop")
     for recipe in ("gopro", "kgcoop"):
-        installed("train", recipe, "--data", pictures, *TINY, "--epochs", 1, "--shots", 2, "--batch-size", 8)
-    figures = installed("eval", "runs/gopro", "runs/kgcoop", "--data", pictures, "--workers", 0)
+        installed("train", recipe, "--data", images, *TINY, "--epochs", 1, "--shots", 2, "--batch-size", 8)
+    figures = installed("eval", "runs/gopro", "runs/kgcoop", "--data", images, "--workers", 0)
     assert "cartoon" in figures
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from promptkit.demo.backbone import COMPACT, CONFIG, ROWS, TABLE, load_packed, untrained_embedding
-from promptkit.demo.pictures import CLASSES, DOMAINS, HELD_OUT_CLASSES, HELD_OUT_DOMAIN, draw, generator
+from promptkit.demo.images import CLASSES, DOMAINS, HELD_OUT_CLASSES, HELD_OUT_DOMAIN, draw, generator
 
 FOLDER = Path(__file__).parents[2] / "promptkit" / "demo" / "clip"
 SIZE = 64
@@ -61,7 +61,7 @@ def caption(thing: str, domain: str, colour: str, rng: np.random.Generator) -> s
 def draw_many(job: tuple[str, str, int, int]) -> tuple[np.ndarray, list[str]]:
     name, domain, count, seed = job
     drawn = [draw(name, domain, SIZE, generator(seed, name, domain, number)) for number in range(count)]
-    return np.stack([np.asarray(picture) for picture, _ in drawn]), [colour for _, colour in drawn]
+    return np.stack([np.asarray(image) for image, _ in drawn]), [colour for _, colour in drawn]
 
 
 def augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:
@@ -80,12 +80,12 @@ def augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def batches(
-    pictures: Tensor, facts: list[tuple[str, str, str]], size: int, steps: int, seed: int
+    images: Tensor, facts: list[tuple[str, str, str]], size: int, steps: int, seed: int
 ) -> Iterator[tuple[Tensor, list[str]]]:
     rng, torch_rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     for _ in range(steps):
         chosen = rng.choice(len(facts), size, replace=False)
-        yield augmented(pictures[chosen], torch_rng), [caption(*facts[i], rng) for i in chosen]
+        yield augmented(images[chosen], torch_rng), [caption(*facts[i], rng) for i in chosen]
 
 
 def train(args: argparse.Namespace) -> None:
@@ -93,7 +93,7 @@ def train(args: argparse.Namespace) -> None:
     with ProcessPoolExecutor(args.threads) as pool:
         jobs = [(name, domain, args.per_class, TRAIN - args.seed) for name in SEEN for domain in MEDIA]
         drawn = list(pool.map(draw_many, jobs))
-    pictures = torch.from_numpy(np.concatenate([pixels for pixels, _ in drawn])).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(np.concatenate([pixels for pixels, _ in drawn])).permute(0, 3, 1, 2).contiguous()
     facts = [(job[0], job[1], colour) for job, (_, colours) in zip(jobs, drawn, strict=True) for colour in colours]
     took = time.perf_counter() - started
     print(f"{len(facts)} pictures of {len(SEEN)} classes in {len(MEDIA)} domains, drawn in {took:.0f} s")
@@ -124,7 +124,7 @@ def train(args: argparse.Namespace) -> None:
 
     model.train()
     running = 0.0
-    for step, (pixels, captions) in enumerate(batches(pictures, facts, args.batch_size, args.steps, args.seed), 1):
+    for step, (pixels, captions) in enumerate(batches(images, facts, args.batch_size, args.steps, args.seed), 1):
         different = sorted(set(captions))
         place = torch.tensor([different.index(text) for text in captions])
         tokens = torch.searchsorted(rows, tokenizer(different))
@@ -133,9 +133,9 @@ def train(args: argparse.Namespace) -> None:
         image, text = (F.normalize(feature.float(), dim=-1) for feature in features)
         logits = model.logit_scale.exp() * image @ text.T
         # A caption that several pictures have is right for each of them.
-        pictures_of = F.one_hot(place).T.float()
-        pictures_of = pictures_of / pictures_of.sum(1, keepdim=True)
-        loss = (F.cross_entropy(logits, place) + F.cross_entropy(logits.T, pictures_of)) / 2
+        images_of = F.one_hot(place).T.float()
+        images_of = images_of / images_of.sum(1, keepdim=True)
+        loss = (F.cross_entropy(logits, place) + F.cross_entropy(logits.T, images_of)) / 2
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

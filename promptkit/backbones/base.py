@@ -28,7 +28,7 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
-class Taps:
+class Intermediates:
     """Which vision blocks to read, and how each one's tokens (B N V) become what is kept (B ...).
 
     The reduction runs as soon as the block has run, so that the tokens of all blocks are never held at once.
@@ -65,8 +65,8 @@ class Backbone(nn.Module, ABC):
     text_width: int
     text_depth: int
     joint_width: int
-    tap_widths: tuple[int, ...]
-    """The width V of every block that can be tapped, first to last."""
+    intermediate_widths: tuple[int, ...]
+    """The width V of every block that can be read, first to last."""
     compute: Compute = Compute()
 
     def configure(self, compute: Compute) -> None:
@@ -96,7 +96,7 @@ class Backbone(nn.Module, ABC):
         self,
         pixels: Float[Tensor, "B 3 H Wd"],
         prompts: Float[Tensor, "J #B M V"] | None = None,
-        taps: Taps | None = None,
+        intermediates: Intermediates | None = None,
         patches: bool = False,
     ) -> ImageFeatures:
         """Run the image tower.

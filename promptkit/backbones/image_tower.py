@@ -11,7 +11,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from promptkit.backbones.base import Taps
+from promptkit.backbones.base import Intermediates
 from promptkit.errors import BackboneError
 from promptkit.tensors import ImageFeatures
 
@@ -27,7 +27,7 @@ class ImageTower:
         self.widths = tuple(width for _, width in found)
 
     def compile(self) -> None:
-        """Block by block, so that taps and prompts, which are hooks on the blocks, stay outside."""
+        """Block by block, so that intermediates and prompts, which are hooks on the blocks, stay outside."""
         for block in self.blocks:
             block.forward = torch.compile(block.forward, dynamic=True)
 
@@ -35,10 +35,10 @@ class ImageTower:
         self,
         pixels: Float[Tensor, "B 3 H Wd"],
         prompts: Float[Tensor, "J #B M V"] | None,
-        taps: Taps | None,
+        intermediates: Intermediates | None,
         patches: bool,
     ) -> ImageFeatures:
-        """See `Backbone.encode_image`. Taps and patches never see the prompts."""
+        """See `Backbone.encode_image`. Intermediates and patches never see the prompts."""
         n_prompts = 0 if prompts is None else prompts.shape[2]
         kept: dict[int, Tensor] = {}
         patch_tokens: list[Tensor] = []
@@ -58,9 +58,9 @@ class ImageTower:
 
         gradients = torch.is_grad_enabled() and prompts is not None
         with torch.set_grad_enabled(gradients), ExitStack() as hooks:
-            if taps:
-                for index in self._tapped(taps):
-                    hooks.enter_context(self.blocks[index].register_forward_hook(keep(index, taps.reduce)))
+            if intermediates:
+                for index in self._tapped(intermediates):
+                    hooks.enter_context(self.blocks[index].register_forward_hook(keep(index, intermediates.reduce)))
             if patches:
                 self._check_patches()
                 hooks.enter_context(self.blocks[-1].register_forward_hook(keep_patches))
@@ -118,11 +118,11 @@ class ImageTower:
             )
         )
 
-    def _tapped(self, taps: Taps) -> list[int]:
+    def _tapped(self, intermediates: Intermediates) -> list[int]:
         count = len(self.blocks)
         if not count:
             raise BackboneError(f"the blocks of the image tower {type(self.visual).__name__} can't be read")
-        asked = range(count) if taps.blocks is None else taps.blocks
+        asked = range(count) if intermediates.blocks is None else intermediates.blocks
         for index in asked:
             if not -count <= index < count:
                 raise BackboneError(f"block {index} asked for; the image tower has {count} blocks")
@@ -137,7 +137,7 @@ class ImageTower:
 
 
 def _blocks(visual: Any) -> Iterator[tuple[nn.Module, int]]:
-    """What can be tapped, first to last, with its width."""
+    """What can be read, first to last, with its width."""
     if isinstance(visual, VisionTransformer):
         for block in visual.transformer.resblocks:
             yield block, visual.transformer.width

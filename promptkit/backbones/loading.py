@@ -16,7 +16,7 @@ import torch
 from open_clip.factory import _find_checkpoint_in_dir
 from torch import nn
 
-from promptkit.backbones.splicing import Tokenizer
+from promptkit.backbones.prompt_tokenizer import Tokenizer
 from promptkit.errors import BackboneError, UnknownNameError
 
 log = logging.getLogger("promptkit")

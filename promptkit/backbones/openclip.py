@@ -12,11 +12,11 @@ from open_clip.model import get_model_preprocess_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from promptkit.backbones.base import Backbone, Compute, ImageSpec, Position, Taps
+from promptkit.backbones.base import Backbone, Compute, ImageSpec, Intermediates, Position
 from promptkit.backbones.image_tower import ImageTower
 from promptkit.backbones.loading import load_model
 from promptkit.backbones.prompt_encoder import PromptEncoder
-from promptkit.backbones.splicing import Splicer, Tokenizer
+from promptkit.backbones.prompt_tokenizer import PromptTokenizer, Tokenizer
 from promptkit.backbones.text_tower import TextTower
 from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
@@ -56,8 +56,8 @@ class OpenClipBackbone(Backbone):
         self.text_width = self.text_tower.width
         self.text_depth = len(self.text_tower.blocks)
         self.joint_width = self.text_tower.joint_width
-        self.tap_widths = self.image_tower.widths
-        self.splicer = Splicer(tokenizer, self.context_length)
+        self.intermediate_widths = self.image_tower.widths
+        self.prompt_tokenizer = PromptTokenizer(tokenizer, self.context_length)
 
     def configure(self, compute: Compute) -> None:
         """Raises BackboneError when there is no memory to compute in."""
@@ -94,12 +94,12 @@ class OpenClipBackbone(Backbone):
         self,
         pixels: Float[Tensor, "B 3 H Wd"],
         prompts: Float[Tensor, "J #B M V"] | None = None,
-        taps: Taps | None = None,
+        intermediates: Intermediates | None = None,
         patches: bool = False,
     ) -> ImageFeatures:
         dtype = self.image_dtype
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            return self.image_tower.encode(pixels, prompts, taps, patches)
+            return self.image_tower.encode(pixels, prompts, intermediates, patches)
 
     def use_less_memory(self) -> bool:
         return self.encoder.halve_chunks()
@@ -112,20 +112,20 @@ class OpenClipBackbone(Backbone):
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "N D"]:
         """Captions are class names without a context."""
         nothing = self.logit_scale.new_empty(1, 1, 1, 0, self.text_width)
-        return self.encoder(TextPrompts(nothing), self._to_device(self.splicer.captions(captions)))[0, :, 0]
+        return self.encoder(TextPrompts(nothing), self._to_device(self.prompt_tokenizer.captions(captions)))[0, :, 0]
 
     @torch.inference_mode(False)  # made during an evaluation, they may still be used in training
     def class_tokens(self, names: Sequence[str], n_ctx: int, position: Position = "end") -> ClassTokens:
-        return self._to_device(self.splicer.splice(names, n_ctx, position))
+        return self._to_device(self.prompt_tokenizer.tokenize_names(names, n_ctx, position))
 
     @torch.no_grad()
     def embed_words(self, words: str) -> Float[Tensor, "M W"]:
-        (ids,) = self.splicer.encode([words])
+        (ids,) = self.prompt_tokenizer.encode([words])
         return self.text_tower.embed(torch.tensor(ids, dtype=torch.long, device=self.logit_scale.device))
 
     def _to_device(self, classes: ClassTokens) -> ClassTokens:
         device = self.logit_scale.device
-        return ClassTokens(classes.names, classes.ids.to(device), classes.slots.to(device))
+        return ClassTokens(classes.names, classes.ids.to(device), classes.context_positions.to(device))
 
 
 def _image_spec(model: nn.Module) -> ImageSpec:

@@ -44,7 +44,7 @@ class Layout:
         prefix = min(int(common.all(0).int().cumprod(0).sum()), int(end.min()))
         open_places = (numbers[0, :prefix] >= 0).nonzero()
         start = int(open_places[0]) if len(open_places) else prefix
-        if classes.slots.numel() and bool((end[:, None] < classes.slots.cpu()).any()):
+        if classes.context_positions.numel() and bool((end[:, None] < classes.context_positions.cpu()).any()):
             return None
         one = words[:1], numbers[:1]
         keys = None
@@ -80,7 +80,7 @@ def encode_packed(
                 shared = layout.shared.replace(shared, deep[j - 1][layout.shared.number][None])
             shared, keys = _step(tower, block, shared, layout.shared, prefix, "none" if final else "all")
             prefix = _append(prefix, keys)
-        if deep is not None and 1 <= j <= len(deep) and len(layout.rest.slots):
+        if deep is not None and 1 <= j <= len(deep) and len(layout.rest.context_positions):
             rest = layout.rest.replace(rest, deep[j - 1][layout.rest.number][None])
         rest, _ = _step(tower, block, rest, layout.rest, prefix, "last" if final else "all")
     pooled = rest.expand(len(context), -1, -1).index_select(1, layout.rest.restore)

@@ -148,7 +148,7 @@ def _spans(total: int, step: int) -> list[range]:
 
 def _subset(classes: ClassTokens, some: range) -> ClassTokens:
     picked = slice(some.start, some.stop)
-    return ClassTokens(classes.names[picked], classes.ids[picked], classes.slots[picked])
+    return ClassTokens(classes.names[picked], classes.ids[picked], classes.context_positions[picked])
 
 
 def _return_what_is_freed() -> None:
@@ -183,7 +183,7 @@ def _why_plain(tower: TextTower) -> str:
 
 def _check(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -> None:
     contexts, n_ctx, width = prompts.context.shape[1], prompts.context.shape[3], prompts.context.shape[4]
-    n_classes, n_slots = classes.slots.shape
+    n_classes, n_slots = classes.context_positions.shape
     expected = tower.width
     if width != expected and n_ctx:
         raise BackboneError(f"context vectors are {width} wide; this text tower takes {expected}")

@@ -32,7 +32,7 @@ class Segment:
 
     ids: Int[Tensor, " S"]
     positions: Int[Tensor, " S"]
-    slots: Int[Tensor, " n"]
+    context_positions: Int[Tensor, " n"]
     """Where in the segment the context tokens lie."""
     text: Int[Tensor, " n"]
     number: Int[Tensor, " n"]
@@ -55,7 +55,7 @@ class Segment:
         rank = torch.arange(len(order)).repeat_interleave(lengths)
         offset = torch.arange(len(rank)) - starts[rank]
         column, text = begin + offset, order[rank]
-        slots = (numbers[text, column] >= 0).nonzero()[:, 0]
+        context_positions = (numbers[text, column] >= 0).nonzero()[:, 0]
         buckets = []
         for g in sorted(set(group.tolist())):
             members = (group == g).nonzero()[:, 0]
@@ -77,9 +77,9 @@ class Segment:
         return Segment(
             ids=words[text, column].clamp(min=0),
             positions=column,
-            slots=slots,
-            text=text[slots],
-            number=numbers[text, column][slots],
+            context_positions=context_positions,
+            text=text[context_positions],
+            number=numbers[text, column][context_positions],
             last=starts + lengths - 1,
             buckets=tuple(buckets),
             restore=order.argsort(),
@@ -93,14 +93,16 @@ class Segment:
         """The input of block 0. A segment without context tokens has one row only."""
         positions: Tensor = tower.source.positional_embedding[self.positions]
         x: Tensor = tower.embed(self.ids)[None] + positions.to(tower.source.transformer.get_cast_dtype())
-        if not len(self.slots):
+        if not len(self.context_positions):
             return x
         text = self.text if context.shape[1] > 1 else torch.zeros_like(self.text)
         tokens = context.flatten(1, 2).index_select(1, text * context.shape[2] + self.number)
-        return self.replace(x.expand(len(context), -1, -1), tokens.to(x.dtype) + positions[self.slots].to(x.dtype))
+        return self.replace(
+            x.expand(len(context), -1, -1), tokens.to(x.dtype) + positions[self.context_positions].to(x.dtype)
+        )
 
     def replace(self, x: Float[Tensor, "#R S W"], tokens: Float[Tensor, "#R n W"]) -> Float[Tensor, "#R S W"]:
-        return x.index_copy(1, self.slots, tokens.to(x.dtype).expand(len(x), -1, -1))
+        return x.index_copy(1, self.context_positions, tokens.to(x.dtype).expand(len(x), -1, -1))
 
 
 def _move(value: Any, device: torch.device) -> Any:

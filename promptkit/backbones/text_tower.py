@@ -97,9 +97,9 @@ class TextTower:
 
 def mark_slots(classes: ClassTokens) -> tuple[Int[Tensor, "C L"], Int[Tensor, "C L"]]:
     """The ids with -1 at the slots, and the number of the context token at each position with -1 elsewhere."""
-    words = classes.ids.scatter(1, classes.slots, -1)
-    numbers = torch.arange(classes.slots.shape[1], device=words.device).expand_as(classes.slots)
-    return words, torch.full_like(words, -1).scatter(1, classes.slots, numbers)
+    words = classes.ids.scatter(1, classes.context_positions, -1)
+    numbers = torch.arange(classes.context_positions.shape[1], device=words.device).expand_as(classes.context_positions)
+    return words, torch.full_like(words, -1).scatter(1, classes.context_positions, numbers)
 
 
 def encode_rows(
@@ -109,14 +109,14 @@ def encode_rows(
 
     Matches `CLIP.encode_text` and `TextTransformer.forward` of open_clip, with contexts in place of embeddings.
     """
-    rows, (n_classes, n_ctx) = len(context), classes.slots.shape
+    rows, (n_classes, n_ctx) = len(context), classes.context_positions.shape
     words, _ = mark_slots(classes)
-    at = classes.slots[None, :, :, None].expand(rows, -1, -1, context.shape[-1])
+    at = classes.context_positions[None, :, :, None].expand(rows, -1, -1, context.shape[-1])
 
-    def splice(x: Tensor, tokens: Tensor) -> Tensor:
+    def tokenize_names(x: Tensor, tokens: Tensor) -> Tensor:
         return x.scatter(2, at, tokens.to(x.dtype).expand(rows, n_classes, n_ctx, -1))
 
-    x = splice(tower.embed(words.clamp(min=0)).expand(rows, -1, -1, -1), context)
+    x = tokenize_names(tower.embed(words.clamp(min=0)).expand(rows, -1, -1, -1), context)
     if tower.class_embedding is not None:
         x = torch.cat([x, tower.class_embedding.to(x.dtype).expand(rows, n_classes, 1, -1)], dim=2)
     length = x.shape[2]
@@ -128,7 +128,7 @@ def encode_rows(
 
     for j, block in enumerate(tower.blocks):
         if deep is not None and 1 <= j <= len(deep):
-            x = splice(x, deep[j - 1])
+            x = tokenize_names(x, deep[j - 1])
         flat = ordered(block(ordered(x.flatten(0, 1)), attn_mask=mask))
         x = flat.reshape(rows, n_classes, length, -1)
     pooled = x[:, torch.arange(n_classes, device=x.device), tower.read_at(words)]

@@ -15,18 +15,18 @@ def seconds_left(runner: Runner) -> float | None:
     """
     seen: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     for training in runner.plan.trainings:
-        pictures, seconds = _logged(runner.path(training))
-        seen[training.config.recipe][0] += pictures
+        images, seconds = _logged(runner.path(training))
+        seen[training.config.recipe][0] += images
         seen[training.config.recipe][1] += seconds
     everything = [sum(column) for column in zip(*seen.values(), strict=True)]
-    left = {learner: pictures for learner, pictures in _left(runner).items() if pictures}
+    left = {learner: images for learner, images in _left(runner).items() if images}
     if left and not everything[0]:
         return None
     rates = {learner: seen[learner] if seen[learner][0] else everything for learner in left}
-    return sum(pictures * rates[learner][1] / rates[learner][0] for learner, pictures in left.items())
+    return sum(images * rates[learner][1] / rates[learner][0] for learner, images in left.items())
 
 
-def pictures_left(runner: Runner) -> int:
+def images_left(runner: Runner) -> int:
     """Over all epochs of the runs in the shard that are not finished."""
     return sum(_left(runner).values())
 
@@ -36,23 +36,23 @@ def _left(runner: Runner) -> dict[str, int]:
     left: dict[str, int] = defaultdict(int)
     for training in runner.trainings:
         if runner.state(training) in ("new", "stopped"):
-            left[training.config.recipe] += max(0, training.pictures - _logged(runner.path(training))[0])
+            left[training.config.recipe] += max(0, training.images - _logged(runner.path(training))[0])
     return left
 
 
 def _logged(run: Path) -> tuple[int, float]:
     """Pictures seen in training, and the seconds it took."""
-    pictures, seconds = 0, 0.0
+    images, seconds = 0, 0.0
     try:
         lines = (run / LOG).read_text(encoding="utf-8").splitlines()
         for row in map(plain_json, lines):
-            pictures, seconds = pictures + int(row["pictures"]), seconds + float(row["seconds"])
+            images, seconds = images + int(row["images"]), seconds + float(row["seconds"])
     except (OSError, ValueError, TypeError, KeyError):
         pass  # no log, or its last line is half written
-    return pictures, seconds
+    return images, seconds
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 1:
         return "less than a minute"

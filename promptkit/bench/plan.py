@@ -58,7 +58,7 @@ class Training:
     """With the settings that the learner would have on that data: hand-made prompts are written for a data set."""
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         """To be seen by the end of training."""
         return self.config.train.epochs * sum(self.dataset.counts("train"))
 
@@ -130,7 +130,7 @@ def _trainings(
         )
 
 
-def pictures(target: Target, config: RunConfig) -> Dataset:
+def images(target: Target, config: RunConfig) -> Dataset:
     """What a target tests on, split as the run's training pictures are.
 
     Raises DataError when fewer than two classes are left.
@@ -143,7 +143,7 @@ def pictures(target: Target, config: RunConfig) -> Dataset:
 
 def _check_target(target: Target, config: RunConfig) -> None:
     try:
-        found = pictures(target, config)
+        found = images(target, config)
     except DataError as error:
         raise DataError(f"{target} can't be tested: {error.message}", error.hint) from None
     there = {item.domain for item in found.items}

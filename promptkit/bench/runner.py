@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 import promptkit
 from promptkit.backbones.base import Backbone
-from promptkit.bench.plan import Plan, Training, pictures
+from promptkit.bench.plan import Plan, Training, images
 from promptkit.bench.protocols import Target
 from promptkit.bench.results import RESULTS, Result, results_of, write_results
 from promptkit.build import load_backbone, pick_device
@@ -83,7 +83,7 @@ class Runner:
         for training in begun:
             self._check_settings(training)
         for _, same in groupby(begun, key=lambda training: id(training.dataset)):
-            self._check_pictures(list(same))
+            self._check_images(list(same))
 
     def path(self, training: Training) -> Path:
         return self.out / training.folder
@@ -98,7 +98,7 @@ class Runner:
         if different := state.differences(state.flat(before), state.flat(training.config.to_tables())):
             raise ConfigError(f"{file.parent} was trained with other settings: {'; '.join(different)}", ANEW)
 
-    def _check_pictures(self, trainings: Sequence[Training]) -> None:
+    def _check_images(self, trainings: Sequence[Training]) -> None:
         """Are they those that the runs, all of one data set, were trained on? One that was stopped asks when it goes on."""
         fingerprint = trainings[0].dataset.fingerprint()
         for training in trainings:
@@ -216,7 +216,7 @@ class Runner:
         for training, _, config in wanted:
             folder = self.path(training)
             try:
-                data = data or pictures(target, training.config)
+                data = data or images(target, training.config)
                 learner, template = self._open(training, config, data)
             except Exception as error:
                 outcome.failures.append(_failure(folder, error))
@@ -237,7 +237,7 @@ class Runner:
                     strict=settings.data.strict,
                     max_pixels=settings.data.max_pixels,
                     cache=self.cache,
-                    on_batch=lambda pictures: progress.advance(task, pictures),
+                    on_batch=lambda images: progress.advance(task, images),
                 )
         except Exception as error:
             if len(learners) == 1:

@@ -38,7 +38,7 @@ def program(
     """Train and evaluate CLIP prompt learners on your own pictures."""
 
 
-RUNS, PICTURES, PLUGINS = "Runs", "Pictures", "Plugins"
+RUNS, IMAGES, PLUGINS = "Runs", "Pictures", "Plugins"
 """The panels of the help."""
 
 app.command("demo", rich_help_panel=RUNS)(demo.demo)
@@ -47,9 +47,9 @@ app.command("eval", no_args_is_help=True, rich_help_panel=RUNS)(evaluate.evaluat
 app.command("bench", no_args_is_help=True, rich_help_panel=RUNS)(bench.bench)
 app.command("table", no_args_is_help=True, rich_help_panel=RUNS)(table.table)
 app.command("runs", rich_help_panel=RUNS)(runs.runs)
-app.command("data", no_args_is_help=True, rich_help_panel=PICTURES)(data.data)
-app.command("demo-data", no_args_is_help=True, rich_help_panel=PICTURES)(demo.demo_data)
-app.add_typer(cache.app, name="cache", rich_help_panel=PICTURES)
+app.command("data", no_args_is_help=True, rich_help_panel=IMAGES)(data.data)
+app.command("demo-data", no_args_is_help=True, rich_help_panel=IMAGES)(demo.demo_data)
+app.add_typer(cache.app, name="cache", rich_help_panel=IMAGES)
 app.command("list", rich_help_panel=PLUGINS)(plugins.list_)
 app.command("show", no_args_is_help=True, rich_help_panel=PLUGINS)(plugins.show)
 app.command("install", no_args_is_help=True, context_settings=install.PASSES_ON, rich_help_panel=PLUGINS)(

@@ -182,12 +182,12 @@ def _many(number: int, noun: str) -> str:
 
 
 def _left(runner: "Runner") -> str:
-    from promptkit.bench.estimate import in_words, pictures_left, seconds_left
+    from promptkit.bench.estimate import format_duration, images_left, seconds_left
 
     seconds = seconds_left(runner)
     if seconds is None:
-        return f"{pictures_left(runner):,} pictures to train on, over all epochs; how long it takes shows after the first run"
-    return f"{in_words(seconds)} of training left" if seconds else "nothing left to train"
+        return f"{images_left(runner):,} pictures to train on, over all epochs; how long it takes shows after the first run"
+    return f"{format_duration(seconds)} of training left" if seconds else "nothing left to train"
 
 
 def _reporter(terminal: "Console", runner: "Runner") -> "Callable[[Training, float], None]":

@@ -9,31 +9,31 @@ app = typer.Typer(help="What was kept of frozen image towers: list it, clear it.
 
 @app.command("list")
 def list_(debug: options.Debug = False) -> None:
-    """List the feature banks, the largest first, and what they take on the disk."""
+    """List the feature caches, the largest first, and what they take on the disk."""
     from rich.markup import escape
     from rich.table import Table
 
     from promptkit.cli.console import console
-    from promptkit.data.bankfile import in_words, read_about
+    from promptkit.data.cachefile import format_bytes, read_about
     from promptkit.data.features import cache_folder, cached
 
     files = cached()
-    table = Table("size", "backbone", "views", "versions", "pictures", "folder", box=None)
+    table = Table("size", "backbone", "views", "versions", "images", "folder", box=None)
     for path, size in files:
         about = read_about(path) or {"backbone": "(damaged, or half written)"}
-        columns = ("backbone", "views", "versions", "pictures", "folder")
-        table.add_row(in_words(size), *(escape(str(about.get(column, ""))) for column in columns))
+        columns = ("backbone", "views", "versions", "images", "folder")
+        table.add_row(format_bytes(size), *(escape(str(about.get(column, ""))) for column in columns))
     if files:
         console().print(table)
-    total = in_words(sum(size for _, size in files))
-    console().print(f"{len(files)} feature banks, {total} in {cache_folder()}", soft_wrap=True)
+    total = format_bytes(sum(size for _, size in files))
+    console().print(f"{len(files)} feature caches, {total} in {cache_folder()}", soft_wrap=True)
 
 
 @app.command()
 def clear(debug: options.Debug = False) -> None:
-    """Delete every feature bank; they are computed again when they are needed."""
+    """Delete every feature cache; they are computed again when they are needed."""
     from promptkit.cli.console import console
-    from promptkit.data.bankfile import in_words
+    from promptkit.data.cachefile import format_bytes
     from promptkit.data.features import cache_folder, cached
     from promptkit.errors import OutputError
 
@@ -43,5 +43,5 @@ def clear(debug: options.Debug = False) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{path} can't be deleted: {error.strerror}") from None
-    freed = in_words(sum(size for _, size in files))
-    console().print(f"deleted {len(files)} feature banks, {freed}, from {cache_folder()}", soft_wrap=True)
+    freed = format_bytes(sum(size for _, size in files))
+    console().print(f"deleted {len(files)} feature caches, {freed}, from {cache_folder()}", soft_wrap=True)

@@ -25,7 +25,7 @@ def data(
 
     from promptkit.cli.console import console, progress
     from promptkit.cli.plugins import warn_broken
-    from promptkit.data.inspection import check_pictures, odd_names
+    from promptkit.data.inspection import check_images, odd_names
     from promptkit.data.opening import open_dataset
     from promptkit.data.splits import split as give_splits
     from promptkit.errors import UnknownNameError
@@ -50,10 +50,10 @@ def data(
     if check:
         with progress() as bar:
             task = bar.add_task("opening pictures", total=len(found.items))
-            unreadable = check_pictures(found.items, lambda: bar.advance(task))
+            unreadable = check_images(found.items, lambda: bar.advance(task))
         out.print(f"unreadable pictures: {len(unreadable)} of {len(found.items)}")
-        for picture in unreadable:
-            out.print(f"  {escape(str(picture.path))}: {escape(picture.reason)}", soft_wrap=True)
+        for image in unreadable:
+            out.print(f"  {escape(str(image.path))}: {escape(image.reason)}", soft_wrap=True)
 
 
 def _counts(dataset: "Dataset") -> "Table":

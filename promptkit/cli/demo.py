@@ -23,7 +23,7 @@ def demo(
 
     from promptkit.cli.console import console, progress
     from promptkit.cli.plugins import warn_broken
-    from promptkit.demo.comparison import PICTURES, SHOTS, SOURCE, Comparison
+    from promptkit.demo.comparison import IMAGES, SHOTS, SOURCE, Comparison
     from promptkit.demo.findings import sentences, table
     from promptkit.registry import installed
 
@@ -36,11 +36,11 @@ def demo(
 
     try:
         with progress() as bar:
-            task = bar.add_task("drawing", total=PICTURES)
+            task = bar.add_task("drawing", total=IMAGES)
             comparison.draw(lambda: bar.advance(task))
         plan = comparison.plan()
         terminal.print(
-            f"{PICTURES} drawn pictures in {comparison.pictures}; {len(plan.trainings)} runs, each on {SHOTS} pictures of "
+            f"{IMAGES} drawn pictures in {comparison.images}; {len(plan.trainings)} runs, each on {SHOTS} pictures of "
             f"every base class in the domain {SOURCE!r}",
             soft_wrap=True,
         )
@@ -71,12 +71,12 @@ def demo_data(
     """
 
     from promptkit.cli.console import console, progress
-    from promptkit.demo.pictures import CLASSES, DOMAINS, write_pictures
+    from promptkit.demo.images import CLASSES, DOMAINS, write_images
 
     with progress() as bar:
         count = len(DOMAINS) * len(CLASSES) * per_class
         task = bar.add_task("drawing", total=count)
-        drawn = write_pictures(path, per_class, size, seed, lambda: bar.advance(task))
+        drawn = write_images(path, per_class, size, seed, lambda: bar.advance(task))
     console().print(
         f"{count} pictures of {len(CLASSES)} classes in {path}, {drawn} of them drawn now: {', '.join(DOMAINS)}; "
         f"next: promptkit train coop --data {path} --domains photo --classes base",

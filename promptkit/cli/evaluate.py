@@ -77,7 +77,7 @@ def evaluate(
             strict=strict,
             max_pixels=max_pixels or DataSettings.max_pixels,
             cache=cache,
-            on_batch=lambda pictures: bar.advance(task, pictures),
+            on_batch=lambda images: bar.advance(task, images),
         )
     warn_unreadable(found.unreadable)
     console().print(f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True)
@@ -127,7 +127,7 @@ def _write_json(path: Path, found: "Evaluation", classnames: tuple[str, ...]) ->
         "runs": figures,
         "worst_domain": {run: {"domain": domain, "accuracy": score.accuracy} for run, (domain, score) in worst.items()},
         "classes": classnames,
-        "unreadable": [str(picture.path) for picture in found.unreadable],
+        "unreadable": [str(image.path) for image in found.unreadable],
     }
     with writing(path, "the figures stand above; choose another FILE for --json"):
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -48,7 +48,7 @@ def train(
     ] = False,
     device: options.Device = None,
     workers: options.Workers = None,
-    bank: Annotated[
+    cached_views: Annotated[
         int | None,
         typer.Option(
             help="Encode this many versions of each picture's views once, and train on them in turn. "
@@ -115,7 +115,7 @@ def train(
         "backbone.weights": weights,
         "backbone.dtype": backbone_dtype,
         "backbone.memory_gb": memory_gb,
-        "train.bank": bank,
+        "train.cached_views": cached_views,
         "train.epochs": epochs,
         "train.batch_size": batch_size,
         "train.lr": lr,

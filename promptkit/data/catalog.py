@@ -83,7 +83,7 @@ def inside(folder: Path, relative: str, where: str) -> Path:
     return folder.joinpath(*parts)
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """The pictures that lie right in a folder, by their suffix, sorted."""
     try:
         names = sorted(os.listdir(folder))

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from promptkit.data.catalog import PHOTO, NamedDataset, dataset, folder_of, folders_in, inside, lines_of, pictures_in
+from promptkit.data.catalog import PHOTO, NamedDataset, dataset, folder_of, folders_in, images_in, inside, lines_of
 from promptkit.data.layouts import Dataset, Item
 from promptkit.errors import DataError
 
@@ -89,18 +89,18 @@ def with_split_file(
         hint = f"put it there (the link is in {DATASETS_MD}){', ' + DRAW if unsplit else ''}"
         return read_split(title, base, folder_of(base, images, f"{title}'s pictures"), path, hint)
 
-    def read_pictures(root: Path) -> Dataset:
+    def read_images(root: Path) -> Dataset:
         base = folder_of(root, folder, f"{title}, from {source},")
-        pictures_folder = folder_of(base, images, f"{title}'s pictures")
+        images_folder = folder_of(base, images, f"{title}'s pictures")
         assert unsplit is not None
-        found = unsplit(pictures_folder)
+        found = unsplit(images_folder)
         names = sorted({name for _, name in found})
         labels = {name: label for label, name in enumerate(names)}
         items = [Item(path, labels[name], "", None) for path, name in found]
-        return dataset(title, pictures_folder, "without its split file", [spoken(name) for name in names], items)
+        return dataset(title, images_folder, "without its split file", [spoken(name) for name in names], items)
 
     place = f"{folder}/{images}" if images != "." else folder
-    return NamedDataset(title, read, f"{place}, {folder}/{file}", source, templates, read_pictures if unsplit else None)
+    return NamedDataset(title, read, f"{place}, {folder}/{file}", source, templates, read_images if unsplit else None)
 
 
 def class_folders(
@@ -110,7 +110,7 @@ def class_folders(
 
     def find(images: Path) -> list[tuple[Path, str]]:
         folders = [folder for folder in folders_in(images) if folder not in skipped]
-        return [(path, names.get(folder, folder)) for folder in folders for path in pictures_in(images / folder)]
+        return [(path, names.get(folder, folder)) for folder in folders for path in images_in(images / folder)]
 
     return find
 
@@ -121,15 +121,15 @@ def sun_folders(images: Path) -> list[tuple[Path, str]]:
     for letter in folders_in(images):
         for name in folders_in(images / letter):
             folder = images / letter / name
-            found += [(path, name) for path in pictures_in(folder)]
+            found += [(path, name) for path in images_in(folder)]
             for kind in folders_in(folder):
-                found += [(path, f"{kind} {name}") for path in pictures_in(folder / kind)]
+                found += [(path, f"{kind} {name}") for path in images_in(folder / kind)]
     return found
 
 
 def breeds(images: Path) -> list[tuple[Path, str]]:
     """Finds <Breed_of_pet>_<number>.jpg."""
-    return [(path, path.stem.rpartition("_")[0].lower()) for path in pictures_in(images) if "_" in path.stem]
+    return [(path, path.stem.rpartition("_")[0].lower()) for path in images_in(images) if "_" in path.stem]
 
 
 # FGVCAircraft
@@ -144,11 +144,11 @@ def read_aircraft(root: Path) -> Dataset:
     for split in ("train", "val", "test"):
         file = folder / f"images_variant_{split}.txt"
         for number, line in enumerate(lines_of(file, f"FGVCAircraft's {split} list"), 1):
-            picture, _, name = line.partition(" ")
+            image, _, name = line.partition(" ")
             where = f"{file}, line {number}"
             if name.strip() not in labels:
                 raise DataError(f"{where}: {name.strip()!r} is not in variants.txt")
-            path = inside(folder / "images", f"{picture}.jpg", where)
+            path = inside(folder / "images", f"{image}.jpg", where)
             items.append(Item(path, labels[name.strip()], "", split))
     return dataset("FGVCAircraft", folder, "images_variant_*.txt", names, items)
 
@@ -192,7 +192,7 @@ def read_imagenet(root: Path) -> Dataset:
         for split, part in parts.items()
         for label, wnid in enumerate(wnids)
         if (part / wnid).is_dir()
-        for path in pictures_in(part / wnid)
+        for path in images_in(part / wnid)
     ]
     return dataset("ImageNet", folder, "images/train and images/val", [names[wnid] for wnid in wnids], items)
 
@@ -204,9 +204,7 @@ def variant(title: str, place: str, source: str) -> NamedDataset:
         images = folder_of(root, place, f"{title}, from {source},")
         names = imagenet_names(root, root / place.split("/")[0])
         wnids = _named_folders(images, names)
-        items = [
-            Item(path, label, "", "test") for label, wnid in enumerate(wnids) for path in pictures_in(images / wnid)
-        ]
+        items = [Item(path, label, "", "test") for label, wnid in enumerate(wnids) for path in images_in(images / wnid)]
         return dataset(title, images, "test only", [names[wnid] for wnid in wnids], items)
 
     return NamedDataset(title, read, f"{place}, {place.split('/')[0]}/classnames.txt", source)
@@ -221,7 +219,7 @@ def read_imagenetv2(root: Path) -> Dataset:
         if not folder.isdecimal() or int(folder) >= len(names):
             raise DataError(f"{images / folder} is none of the classes 0 to {len(names) - 1} of classnames.txt")
     folders.sort(key=int)
-    items = [Item(path, int(folder), "", "test") for folder in folders for path in pictures_in(images / folder)]
+    items = [Item(path, int(folder), "", "test") for folder in folders for path in images_in(images / folder)]
     return dataset("ImageNetV2", images, "test only", names, items)
 
 

@@ -1,7 +1,7 @@
-"""The feature bank: what a frozen image tower sees in a picture is computed once, and read from the disk ever after.
+"""The feature cache: what a frozen image tower sees in a picture is computed once, and read from the disk ever after.
 
-A bank is a file in the cache folder, named by the key of its sources (`promptkit.data.sources`). Change anything that it
-depends on, and the bank is another file; a stale one can't be read.
+A cache is a file in the cache folder, named by the key of its sources (`promptkit.data.sources`). Change anything that it
+depends on, and the cache is another file; a stale one can't be read.
 """
 
 import contextlib
@@ -17,11 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptkit.data.bankfile import SUFFIX, BankContent, BankWriter, DamagedBankError, Field, in_words, read_bank
+from promptkit.data.cachefile import (
+    SUFFIX,
+    CacheContent,
+    CacheWriter,
+    DamagedCacheError,
+    Field,
+    format_bytes,
+    read_cache,
+)
+from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item
 from promptkit.data.loading import EpochSampler, Loaded, share
-from promptkit.data.pictures import Unreadable
-from promptkit.data.sources import Reads, Source, bank_key
+from promptkit.data.sources import FeatureSpec, Source, cache_key
 from promptkit.errors import DataError
 from promptkit.tensors import Batch, ImageFeatures
 
@@ -43,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def cached() -> list[tuple[Path, int]]:
-    """Every file that a bank left in the cache folder, half-written ones too, with its size; the largest first."""
+    """Every file that a cache left in the cache folder, half-written ones too, with its size; the largest first."""
     sizes = []
     for path in (cache_folder() / "features").glob(f"*{SUFFIX}*"):
         with contextlib.suppress(OSError):  # another process may have moved it
@@ -52,13 +60,13 @@ def cached() -> list[tuple[Path, int]]:
 
 
 @dataclass(frozen=True, eq=False)
-class Bank:
+class CachedFeatures:
     """Features of N pictures, K versions of V views each."""
 
     pooled: Tensor
     """(K V N D)"""
     patches: Tensor | None
-    taps: tuple[Tensor, ...]
+    intermediates: tuple[Tensor, ...]
     views: tuple[str, ...]
     readable: Tensor
     """(N) bool"""
@@ -75,29 +83,29 @@ class Bank:
             return stored[version][:, index].flatten(0, 1)
 
         patches = None if self.patches is None else pick(self.patches)
-        return ImageFeatures(pick(self.pooled), patches, tuple(map(pick, self.taps)), self.views)
+        return ImageFeatures(pick(self.pooled), patches, tuple(map(pick, self.intermediates)), self.views)
 
 
-def banks(
-    source: Source, reads: Sequence[Reads], on_batch: Callable[[int], None] = lambda pictures: None
-) -> list[Bank]:
-    """A bank for each of `reads`: from the disk, or computed, all of them in one pass over the pictures.
+def cached_features(
+    source: Source, spec: Sequence[FeatureSpec], on_batch: Callable[[int], None] = lambda images: None
+) -> list[CachedFeatures]:
+    """A cache for each of `reads`: from the disk, or computed, all of them in one pass over the pictures.
 
-    `on_batch` hears of every version of every picture, as it is encoded or at once. Raises OutputError when a bank
+    `on_batch` hears of every version of every picture, as it is encoded or at once. Raises OutputError when a cache
     can't be kept; with a strict source DataError at the first unreadable picture.
     """
     folder = cache_folder() / "features"
-    paths = [folder / (bank_key(source, one) + SUFFIX) for one in reads]
+    paths = [folder / (cache_key(source, one) + SUFFIX) for one in spec]
     found = [_open(path, source) for path in paths]
-    missing = [i for i, bank in enumerate(found) if bank is None]
+    missing = [i for i, cached in enumerate(found) if cached is None]
     if missing:
-        _build(source, [(paths[i], reads[i]) for i in missing], on_batch)
+        _build(source, [(paths[i], spec[i]) for i in missing], on_batch)
         for i in missing:
             found[i] = _open(paths[i], source)
     else:
         on_batch(source.versions * len(source.items))
-    opened = [bank for bank in found if bank is not None]
-    assert len(opened) == len(reads)
+    opened = [cached for cached in found if cached is not None]
+    assert len(opened) == len(spec)
     if source.strict and opened and (unreadable := opened[0].unreadable):
         raise DataError(
             f"{unreadable[0].path} can't be read: {unreadable[0].reason}", "unless loading is strict, it is left out"
@@ -105,7 +113,7 @@ def banks(
     return opened
 
 
-def _open(path: Path, source: Source) -> Bank | None:
+def _open(path: Path, source: Source) -> CachedFeatures | None:
     try:
         status = path.stat()
     except OSError:
@@ -113,14 +121,14 @@ def _open(path: Path, source: Source) -> Bank | None:
     lead = source.versions, len(source.views), len(source.items)
     try:
         content = _read(path, lead, status.st_ino, status.st_mtime_ns)
-    except DamagedBankError as error:
-        log.warning("the feature bank %s is damaged (%s); it is computed again", path, error)
+    except DamagedCacheError as error:
+        log.warning("the feature cache %s is damaged (%s); it is computed again", path, error)
         return None
     fields = content.fields
-    return Bank(
+    return CachedFeatures(
         fields.get("pooled", torch.empty(*lead, 0)),
         fields.get("patches"),
-        tuple(fields[f"taps.{i}"] for i in range(sum(name.startswith("taps.") for name in fields))),
+        tuple(fields[f"intermediates.{i}"] for i in range(sum(name.startswith("intermediates.") for name in fields))),
         source.views,
         content.readable,
         tuple(Unreadable(Path(path), reason) for path, reason in content.unreadable),
@@ -128,15 +136,15 @@ def _open(path: Path, source: Source) -> Bank | None:
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, lead: tuple[int, int, int], inode: int, modified: int) -> BankContent:
+def _read(path: Path, lead: tuple[int, int, int], inode: int, modified: int) -> CacheContent:
     """Checked once in a process, however many epochs read it."""
-    return read_bank(path, lead)
+    return read_cache(path, lead)
 
 
-def _build(source: Source, wanted: Sequence[tuple[Path, Reads]], on_batch: Callable[[int], None]) -> None:
+def _build(source: Source, wanted: Sequence[tuple[Path, FeatureSpec]], on_batch: Callable[[int], None]) -> None:
     loader = source.loader()
     lead = source.versions, len(source.views), len(source.items)
-    writers: list[BankWriter] = []
+    writers: list[CacheWriter] = []
     unreadable: dict[str, str] = {}
     readable = np.ones(len(source.items), dtype=np.uint8)
     try:
@@ -145,13 +153,13 @@ def _build(source: Source, wanted: Sequence[tuple[Path, Reads]], on_batch: Calla
             first = 0
             for loaded in loader:
                 count = len(loaded.index) + len(loaded.unreadable)
-                unreadable |= {str(picture.path): picture.reason for picture in loaded.unreadable}
+                unreadable |= {str(image.path): image.reason for image in loaded.unreadable}
                 gone = np.ones(count, dtype=bool)
                 gone[loaded.index.numpy() - first] = False
                 readable[first : first + count][gone] = 0
                 if loaded.batch is not None:
                     pixels = torch.cat([loaded.batch.views[name] for name in source.views])
-                    seen = [_arrays(reads.encode(pixels), len(source.views), ~gone) for _, reads in wanted]
+                    seen = [_arrays(spec.encode(pixels), len(source.views), ~gone) for _, spec in wanted]
                     if not writers:
                         writers += _writers(source, wanted, seen, lead)
                     for writer, arrays in zip(writers, seen, strict=True):
@@ -170,22 +178,22 @@ def _build(source: Source, wanted: Sequence[tuple[Path, Reads]], on_batch: Calla
 
 def _writers(
     source: Source,
-    wanted: Sequence[tuple[Path, Reads]],
+    wanted: Sequence[tuple[Path, FeatureSpec]],
     seen: Sequence[dict[str, np.ndarray]],
     lead: tuple[int, int, int],
-) -> list[BankWriter]:
+) -> list[CacheWriter]:
     writers = []
-    for (path, reads), arrays in zip(wanted, seen, strict=True):
+    for (path, spec), arrays in zip(wanted, seen, strict=True):
         about = {
-            "backbone": f"{reads.backbone.name} ({reads.backbone.weights})",
-            "pictures": len(source.items),
+            "backbone": f"{spec.backbone.name} ({spec.backbone.weights})",
+            "images": len(source.items),
             "views": "evaluation" if source.made["views"] == "evaluation" else ", ".join(source.views),
             "versions": source.versions,
             "folder": os.path.commonpath([item.path.absolute().parent for item in source.items]),
         }
-        writer = BankWriter(path, about, {name: Field(rows.shape[2:]) for name, rows in arrays.items()}, lead)
+        writer = CacheWriter(path, about, {name: Field(rows.shape[2:]) for name, rows in arrays.items()}, lead)
         level = logging.INFO if writer.size >= LARGE else logging.DEBUG
-        log.log(level, "keeping the features of %d pictures: %s in %s", lead[2], in_words(writer.size), path.parent)
+        log.log(level, "keeping the features of %d pictures: %s in %s", lead[2], format_bytes(writer.size), path.parent)
         writer.open()
         writers.append(writer)
     return writers
@@ -193,7 +201,10 @@ def _writers(
 
 def _arrays(features: ImageFeatures, views: int, readable: np.ndarray) -> dict[str, np.ndarray]:
     """Every tensor as (views, pictures, ...), with empty rows for what was not readable."""
-    tensors = {"pooled": features.pooled, **{f"taps.{i}": tap for i, tap in enumerate(features.taps)}}
+    tensors = {
+        "pooled": features.pooled,
+        **{f"intermediates.{i}": intermediate for i, intermediate in enumerate(features.intermediates)},
+    }
     if features.patches is not None:
         tensors["patches"] = features.patches
     arrays = {}
@@ -204,14 +215,14 @@ def _arrays(features: ImageFeatures, views: int, readable: np.ndarray) -> dict[s
     return arrays
 
 
-class BankedBatches:
+class CachedBatches:
     """Batches for training, as `train_loader` would make them, of features in place of pixels.
 
-    Epoch e reads version (e - 1) mod K: with K epochs or fewer, the views are those of a run without a bank.
+    Epoch e reads version (e - 1) mod K: with K epochs or fewer, the views are those of a run without a cache.
     """
 
-    def __init__(self, bank: Bank, items: Sequence[Item], batch_size: int, seed: int) -> None:
-        self.bank = bank
+    def __init__(self, cached: CachedFeatures, items: Sequence[Item], batch_size: int, seed: int) -> None:
+        self.cached = cached
         self.items = items
         self.batch_size = batch_size
         self.epochs = EpochSampler(len(items), seed)
@@ -223,14 +234,14 @@ class BankedBatches:
         self.epochs.skip = skip * self.batch_size
 
     def __iter__(self) -> Iterator[Loaded]:
-        reasons = {picture.path: picture for picture in self.bank.unreadable}
+        reasons = {image.path: image for image in self.cached.unreadable}
         for keys in self.order:
             index = torch.tensor([index for _, index in keys])
-            good = self.bank.readable[index]
+            good = self.cached.readable[index]
             gone = tuple(reasons[self.items[i].path] for i in index[~good].tolist())
             kept = index[good]
             batch = None
             if len(kept):
-                features = self.bank.features(kept, (self.epochs.epoch - 1) % self.bank.versions)
+                features = self.cached.features(kept, (self.epochs.epoch - 1) % self.cached.versions)
                 batch = Batch({}, self.label[kept], features)
             yield Loaded(batch, kept, gone)

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from promptkit.data.images import Unreadable, try_image
 from promptkit.data.layouts import Item
 from promptkit.data.loading import default_workers
-from promptkit.data.pictures import Unreadable, try_picture
 
 ODD = {
     "an identifier of WordNet": re.compile(r"n\d{8}"),
@@ -35,19 +35,19 @@ def odd_names(names: Sequence[str]) -> dict[str, list[str]]:
     return dict(found)
 
 
-def check_pictures(
-    items: Sequence[Item], on_picture: Callable[[], None] = lambda: None, threads: int | None = None
+def check_images(
+    items: Sequence[Item], on_image: Callable[[], None] = lambda: None, threads: int | None = None
 ) -> list[Unreadable]:
     """Open every picture, several at a time, and return those that can't be used, in order. PIL decodes without the GIL."""
     found = []
     with ThreadPoolExecutor(threads or max(1, default_workers(len(items)))) as pool:
         for reason in pool.map(lambda item: _problem(item), items):
-            on_picture()
+            on_image()
             if reason is not None:
                 found.append(reason)
     return found
 
 
 def _problem(item: Item) -> Unreadable | None:
-    picture = try_picture(item.path)
-    return picture if isinstance(picture, Unreadable) else None
+    image = try_image(item.path)
+    return image if isinstance(image, Unreadable) else None

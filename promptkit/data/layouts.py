@@ -128,7 +128,7 @@ def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int]:
 
     def visit(parts: tuple[str, ...], ancestors: frozenset[str]) -> None:
         nonlocal skipped
-        pictures, inner = [], []
+        images, inner = [], []
         folder = os.path.join(root, *parts)
         try:
             with os.scandir(folder) as entries:
@@ -138,13 +138,13 @@ def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int]:
                     elif _is_dir(entry):
                         inner.append(entry.name)
                     elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                        pictures.append(entry.name)
+                        images.append(entry.name)
                     elif parts or entry.name not in NAME_FILES:
                         skipped += 1
         except OSError as error:
             raise DataError(f"{folder} can't be read: {error.strerror}") from error
-        if pictures or (parts and not inner):
-            folders[parts] = sorted(pictures)
+        if images or (parts and not inner):
+            folders[parts] = sorted(images)
         for name in sorted(inner):
             real = os.path.realpath(os.path.join(folder, name))
             # A link to a folder that we are in would go round for ever. One level more than any layout has is enough

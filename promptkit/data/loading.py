@@ -22,8 +22,8 @@ from torch.utils.data import Dataset as TorchDataset
 from promptkit import distributed
 from promptkit.backbones.base import ImageSpec
 from promptkit.components import Views
+from promptkit.data.images import MAX_PIXELS, Unreadable, try_image
 from promptkit.data.layouts import Item
-from promptkit.data.pictures import MAX_PIXELS, Unreadable, try_picture
 from promptkit.errors import ConfigError, DataError, WorkerError
 from promptkit.tensors import Batch
 
@@ -75,7 +75,7 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Loaded]: ...
 
 
-class TrainingPictures(TorchDataset[Sample | Unreadable]):
+class TrainingImages(TorchDataset[Sample | Unreadable]):
     """Pictures in random views. The key is (epoch, index): workers outlive an epoch, so an attribute wouldn't do."""
 
     def __init__(self, items: Sequence[Item], views: Views, seed: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -92,15 +92,15 @@ class TrainingPictures(TorchDataset[Sample | Unreadable]):
     def __getitem__(self, key: tuple[int, int]) -> Sample | Unreadable:
         epoch, index = key
         item = self.items[index]
-        picture = try_picture(item.path, self.min_side, self.max_pixels)
-        if isinstance(picture, Unreadable):
-            return picture
-        views = self.views(picture, np.random.default_rng((self.seed, epoch, index)))
+        image = try_image(item.path, self.min_side, self.max_pixels)
+        if isinstance(image, Unreadable):
+            return image
+        views = self.views(image, np.random.default_rng((self.seed, epoch, index)))
         tensors = {name: torch.from_numpy(np.ascontiguousarray(pixels)) for name, pixels in views.items()}
         return Sample(tensors, item.label, index)
 
 
-class EvaluationPictures(TorchDataset[Sample | Unreadable]):
+class EvaluationImages(TorchDataset[Sample | Unreadable]):
     """Pictures as open_clip itself prepares them for evaluation, pixel by pixel; the only view is "image"."""
 
     def __init__(self, items: Sequence[Item], image: ImageSpec, max_pixels: int = MAX_PIXELS) -> None:
@@ -124,10 +124,10 @@ class EvaluationPictures(TorchDataset[Sample | Unreadable]):
 
     def __getitem__(self, index: int) -> Sample | Unreadable:
         item = self.items[index]
-        picture = try_picture(item.path, max_pixels=self.max_pixels)
-        if isinstance(picture, Unreadable):
-            return picture
-        return Sample({"image": self.transform(Image.fromarray(picture))}, item.label, index)
+        image = try_image(item.path, max_pixels=self.max_pixels)
+        if isinstance(image, Unreadable):
+            return image
+        return Sample({"image": self.transform(Image.fromarray(image))}, item.label, index)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -162,27 +162,27 @@ class Loader(DataLoader[Sample | Unreadable]):
 
     def __init__(
         self,
-        pictures: TrainingPictures | EvaluationPictures,
+        images: TrainingImages | EvaluationImages,
         batch_size: int,
         workers: int | None,
         pin_memory: bool,
         strict: bool,
         sampler: EpochSampler | None = None,
     ) -> None:
-        if not len(pictures):
+        if not len(images):
             raise DataError("there are no pictures to load", "does the data have this split, and these classes?")
-        if not 0 < pictures.max_pixels <= MAX_PIXELS:
-            raise ConfigError(f"max_pixels={pictures.max_pixels}: expected 1 to {MAX_PIXELS}")
-        workers = default_workers(len(pictures)) if workers is None else workers
-        self.pictures = pictures
-        self.pictures_per_batch = batch_size
+        if not 0 < images.max_pixels <= MAX_PIXELS:
+            raise ConfigError(f"max_pixels={images.max_pixels}: expected 1 to {MAX_PIXELS}")
+        workers = default_workers(len(images)) if workers is None else workers
+        self.images = images
+        self.images_per_batch = batch_size
         self.strict = strict
         self.epochs = sampler
         with _quiet():
             super().__init__(
-                pictures,
+                images,
                 batch_sampler=share(
-                    sampler or SequentialSampler(pictures), batch_size, shuffled=sampler is not None and sampler.shuffle
+                    sampler or SequentialSampler(images), batch_size, shuffled=sampler is not None and sampler.shuffle
                 ),
                 num_workers=workers,
                 collate_fn=collate,
@@ -197,7 +197,7 @@ class Loader(DataLoader[Sample | Unreadable]):
         """Choose the order and the random views of the next iteration, and how many of its batches are done already."""
         if self.epochs is not None:
             self.epochs.epoch = epoch
-            self.epochs.skip = skip * self.pictures_per_batch
+            self.epochs.skip = skip * self.images_per_batch
 
     def __iter__(self) -> Iterator[Loaded]:  # type: ignore[override]
         with _quiet():
@@ -247,8 +247,8 @@ def train_loader(
     `shuffle` every process gets every picture once, in the order of the items.
     `workers` None lets `default_workers` decide. Raises DataError when there are no items.
     """
-    pictures = TrainingPictures(items, views, seed, max_pixels)
-    return Loader(pictures, batch_size, workers, pin_memory, strict, EpochSampler(len(items), seed, shuffle))
+    images = TrainingImages(items, views, seed, max_pixels)
+    return Loader(images, batch_size, workers, pin_memory, strict, EpochSampler(len(items), seed, shuffle))
 
 
 def eval_loader(
@@ -262,12 +262,12 @@ def eval_loader(
     max_pixels: int = MAX_PIXELS,
 ) -> Loader:
     """Every item once, in order, as open_clip prepares it. Raises DataError when there are no items."""
-    return Loader(EvaluationPictures(items, image, max_pixels), batch_size, workers, pin_memory, strict)
+    return Loader(EvaluationImages(items, image, max_pixels), batch_size, workers, pin_memory, strict)
 
 
-def default_workers(pictures: int) -> int:
+def default_workers(images: int) -> int:
     """One worker per CPU that this process may use, at most 8; none for a handful of pictures."""
-    if pictures < WORTH_WORKERS:
+    if images < WORTH_WORKERS:
         return 0
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cpus, 8)

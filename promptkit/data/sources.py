@@ -1,6 +1,6 @@
-"""What goes into a feature bank: what is read of the image tower, of which pictures, in which views; and a key of it all.
+"""What goes into a feature cache: what is read of the image tower, of which pictures, in which views; and a key of it all.
 
-The key is a hash of everything that a bank's content depends on: the backbone's weights and arithmetic, what is read of
+The key is a hash of everything that a cache's content depends on: the backbone's weights and arithmetic, what is read of
 its blocks, how the views are made and from which seed, the code that does it, and path, size and times of every picture.
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
-from promptkit.backbones.base import Backbone, ImageSpec, Taps
+from promptkit.backbones.base import Backbone, ImageSpec, Intermediates
 from promptkit.components import Views
+from promptkit.data.images import MAX_PIXELS
 from promptkit.data.layouts import Item
 from promptkit.data.loading import Loader, eval_loader, train_loader
-from promptkit.data.pictures import MAX_PIXELS
 from promptkit.learner import Learner
 from promptkit.tensors import ImageFeatures
 
@@ -32,45 +32,53 @@ LIBRARIES = (
 
 
 @dataclass(frozen=True)
-class Reads:
+class FeatureSpec:
     """What a learner reads of the image tower, when that does not depend on the learner itself."""
 
     backbone: Backbone
-    taps: Taps | None
+    intermediates: Intermediates | None
     patches: bool
 
     @staticmethod
-    def of(learner: Learner) -> "Reads | None":
-        """None for vision prompts, for a learner that encodes images in its own way, and for taps without a name."""
+    def of(learner: Learner) -> "FeatureSpec | None":
+        """None for vision prompts, for a learner that encodes images in its own way, and for intermediates without a name."""
         own = type(learner).encode_image is not Learner.encode_image or type(learner).forward is not Learner.forward
-        taps = learner.prompts.taps()
-        if own or learner.prompts.vision() is not None or (taps and _code(taps.reduce) is None):
+        intermediates = learner.prompts.intermediates()
+        if own or learner.prompts.vision() is not None or (intermediates and _code(intermediates.reduce) is None):
             return None
-        return Reads(learner.scene.backbone, taps, learner.reads_patches)
+        return FeatureSpec(learner.scene.backbone, intermediates, learner.needs_patches)
 
     @property
     def demand(self) -> int:
         """What serves all is among those that ask for most."""
-        return (self.taps is not None) + self.patches
+        return (self.intermediates is not None) + self.patches
 
-    def serves(self, other: "Reads") -> bool:
+    def serves(self, other: "FeatureSpec") -> bool:
         """Does this hold all that `other` asks for?"""
-        same = self.backbone is other.backbone and other.taps in (None, self.taps)
+        same = self.backbone is other.backbone and other.intermediates in (None, self.intermediates)
         return same and self.patches >= other.patches
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
         device = self.backbone.logit_scale.device
-        return self.backbone.encode_image(pixels.to(device, non_blocking=True), None, self.taps, self.patches)
+        return self.backbone.encode_image(pixels.to(device, non_blocking=True), None, self.intermediates, self.patches)
 
     def key(self) -> dict[str, Any]:
-        taps = self.taps and [_code(self.taps.reduce), self.taps.blocks and list(self.taps.blocks)]
+        intermediates = self.intermediates and [
+            _code(self.intermediates.reduce),
+            self.intermediates.blocks and list(self.intermediates.blocks),
+        ]
         arithmetic = [str(self.backbone.image_dtype), self.backbone.logit_scale.device.type]
-        return {"weights": self.backbone.fingerprint, "taps": taps, "patches": self.patches, "arithmetic": arithmetic}
+        return {
+            "weights": self.backbone.fingerprint,
+            "intermediates": intermediates,
+            "patches": self.patches,
+            "arithmetic": arithmetic,
+        }
 
 
 @dataclass(frozen=True)
 class Source:
-    """The pictures of a bank, and how their views come about (`made`, part of the key)."""
+    """The pictures of a cache, and how their views come about (`made`, part of the key)."""
 
     items: Sequence[Item]
     made: dict[str, Any]
@@ -131,10 +139,10 @@ class Source:
         return {"made": self.made, "names": self.views, "versions": self.versions, "files": _files(self.items)}
 
 
-def bank_key(source: Source, reads: Reads) -> str:
+def cache_key(source: Source, spec: FeatureSpec) -> str:
     """32 hexadecimal digits."""
     code = _package("promptkit"), {name: _version(name) for name in LIBRARIES}
-    key = json.dumps([FORMAT, reads.key(), source.key(), code], sort_keys=True)
+    key = json.dumps([FORMAT, spec.key(), source.key(), code], sort_keys=True)
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
 
 

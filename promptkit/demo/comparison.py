@@ -11,7 +11,7 @@ from promptkit.bench.results import read_results
 from promptkit.bench.runner import Runner
 from promptkit.config import Scalar
 from promptkit.demo.findings import Figures
-from promptkit.demo.pictures import CLASSES, DOMAINS, write_pictures
+from promptkit.demo.images import CLASSES, DOMAINS, write_images
 from promptkit.errors import ConfigError, OutputError, TrainingError
 from promptkit.registry import Registry
 
@@ -19,13 +19,13 @@ LEARNERS = ("zeroshot", "coop", "cocoop", "gopro")
 SOURCE = "sketch"
 PER_CLASS = 40
 """Pictures of a class in a domain: 20 to train on, 8 to validate, 12 to test."""
-PICTURES = len(CLASSES) * len(DOMAINS) * PER_CLASS
+IMAGES = len(CLASSES) * len(DOMAINS) * PER_CLASS
 SHOTS = 16
 SETTINGS: dict[str, Scalar] = {
     "backbone.name": "demo",
     "train.epochs": 10,
     "train.batch_size": 16,
-    "train.bank": 5,
+    "train.cached_views": 5,
 }
 """One schedule for all learners, a few minutes long.
 
@@ -47,17 +47,17 @@ class Comparison:
                 f"the demo compares {', '.join(LEARNERS)}, and {' and '.join(missing)} is not installed",
                 "pip install promptkit-coop promptkit-gopro",
             )
-        self.pictures = out / "pictures"
+        self.images = out / "pictures"
         self.runs = out / "runs"
         self.seeds = seeds
         self.registry = registry
 
-    def draw(self, on_picture: Callable[[], None]) -> None:
-        write_pictures(self.pictures, PER_CLASS, on_picture=on_picture)
+    def draw(self, on_image: Callable[[], None]) -> None:
+        write_images(self.images, PER_CLASS, on_image=on_image)
 
     def plan(self) -> Plan:
         """Train on the base classes of one domain, test on base and new classes of all."""
-        data = open_data("base-to-new", [self.pictures], [], self.registry)
+        data = open_data("base-to-new", [self.images], [], self.registry)
         request = Request("base-to-new", LEARNERS, self.seeds, (SHOTS,), SOURCE, SETTINGS, SETS)
         return make_plan(request, data, self.registry)
 

@@ -95,8 +95,8 @@ def painting(parts: Sequence[Part], size: int, rng: np.random.Generator) -> Imag
 def cartoon(parts: Sequence[Part], size: int, rng: np.random.Generator) -> Image.Image:
     """Flat, bright colours inside bold outlines on a plain or patterned ground."""
     ground = shade(_random_colour(rng), rng.uniform(1.6, 4))
-    picture = Image.new("RGB", (size, size), _ink(ground))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), _ink(ground))
+    draw = ImageDraw.Draw(image)
     pattern = rng.integers(4)
     if pattern == 0:
         line = int(size * rng.uniform(0.55, 0.85))
@@ -117,14 +117,14 @@ def cartoon(parts: Sequence[Part], size: int, rng: np.random.Generator) -> Image
         else:
             draw.polygon(_flat(part.points), fill=_ink(vivid))
             draw.line(_flat(_closed(part.points)), fill=outline, width=width, joint="curve")
-    return picture
+    return image
 
 
 def sketch(parts: Sequence[Part], size: int, rng: np.random.Generator) -> Image.Image:
     """Pencil lines on paper, drawn twice with an unsteady hand, and some hatching."""
     paper = rng.uniform(228, 254)
-    picture = Image.new("RGB", (size, size), _ink((paper, paper, paper - rng.uniform(0, 10))))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), _ink((paper, paper, paper - rng.uniform(0, 10))))
+    draw = ImageDraw.Draw(image)
     lead = rng.uniform(35, 90)
     for part in _clutter(size, rng)[: rng.integers(4)]:
         draw.line(_flat(_unsteady(_closed(part.points), size, rng)), fill=_ink((lead + 95,) * 3), width=1)
@@ -148,12 +148,12 @@ def sketch(parts: Sequence[Part], size: int, rng: np.random.Generator) -> Image.
             continue
         draw.polygon(_flat(part.points), fill=_ink((paper,) * 3))
         if sum(part.colour) < 330 or rng.random() < 0.2:
-            picture.paste(
+            image.paste(
                 tone, (0, 0), Image.fromarray(np.minimum(np.asarray(_mask([part], (size, size))), np.asarray(hatch)))
             )
         for _ in range(2):
             draw.line(_flat(_unsteady(_closed(part.points), size, rng)), fill=pencil, width=width, joint="curve")
-    return _image(_pixels(picture) + rng.normal(0, 4, (size, size, 1)).astype(np.float32))
+    return _image(_pixels(image) + rng.normal(0, 4, (size, size, 1)).astype(np.float32))
 
 
 STYLES: dict[str, Style] = {"cartoon": cartoon, "painting": painting, "photo": photo, "sketch": sketch}

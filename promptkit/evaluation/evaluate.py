@@ -10,13 +10,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from promptkit import distributed
-from promptkit.data.features import banks
+from promptkit.data.features import cached_features
+from promptkit.data.images import MAX_PIXELS, Unreadable
 from promptkit.data.layouts import Dataset, Item
 from promptkit.data.loading import worker_death_explained
-from promptkit.data.pictures import MAX_PIXELS, Unreadable
-from promptkit.data.sources import Reads, Source
+from promptkit.data.sources import FeatureSpec, Source
 from promptkit.errors import DataError, OutputError
-from promptkit.evaluation.metrics import Scores, scores, verdicts
+from promptkit.evaluation.metrics import Scores, predictions, scores
 from promptkit.learner import Learner
 
 log = logging.getLogger("promptkit")
@@ -38,11 +38,11 @@ def evaluate(
     strict: bool = False,
     max_pixels: int = MAX_PIXELS,
     cache: bool = True,
-    on_batch: Callable[[int], None] = lambda pictures: None,
+    on_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Classify every picture of the data set with every learner, in the classes that the learners are set to.
 
-    With `cache`, what the image towers see is kept in feature banks, one for each domain, and read from there the next
+    With `cache`, what the image towers see is kept in feature caches, one for each domain, and read from there the next
     time; a learner with vision prompts always needs the pictures. All learners need the same image spec. `on_batch`
     hears how many pictures were done. Raises DataError when no picture of a domain is readable, or with `strict` at the
     first that is not; WorkerError when a data worker dies.
@@ -55,22 +55,22 @@ def evaluate(
     unreadable: dict[Path, Unreadable] = {}
     empty = []
     rank, n = distributed.rank(), distributed.processes()
-    for domain, pictures in items.items():
-        source = Source.evaluation(pictures[rank::n], image, batch_size, workers, strict, max_pixels)
+    for domain, images in items.items():
+        source = Source.evaluation(images[rank::n], image, batch_size, workers, strict, max_pixels)
         with worker_death_explained():
-            own, left_out = _judge_all(list(learners.values()), source, batch_size, cache, on_batch)
-        unreadable |= {picture.path: picture for picture in distributed.gather_objects(list(left_out))}
+            own, left_out = _predict_all(list(learners.values()), source, batch_size, cache, on_batch)
+        unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
         # Every process saw every n-th picture, once, and now all know what the others saw.
-        judged = torch.empty(len(learners), len(pictures), 3, dtype=torch.float64)
+        predicted_rows = torch.empty(len(learners), len(images), 3, dtype=torch.float64)
         for first, part in enumerate(distributed.gather_objects([own])):
-            judged[:, first::n] = part
-        seen = ~judged[0, :, 0].isnan()
+            predicted_rows[:, first::n] = part
+        seen = ~predicted_rows[0, :, 0].isnan()
         if not seen.any():
             empty.append(domain)
             continue
-        label = torch.tensor([item.label for item in pictures])[seen]
-        for (name, learner), verdict in zip(learners.items(), judged[:, seen], strict=True):
-            figures[name][domain] = scores(verdict, label, len(learner.classnames))
+        label = torch.tensor([item.label for item in images])[seen]
+        for (name, learner), prediction in zip(learners.items(), predicted_rows[:, seen], strict=True):
+            figures[name][domain] = scores(prediction, label, len(learner.classnames))
     if empty:
         raise DataError(
             f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split"
@@ -78,47 +78,47 @@ def evaluate(
     return Evaluation(figures, list(unreadable.values()))
 
 
-def _judge_all(
+def _predict_all(
     learners: Sequence[Learner], source: Source, batch_size: int, cache: bool, on_batch: Callable[[int], None]
 ) -> tuple[Float64[Tensor, "learners n 3"], Sequence[Unreadable]]:
-    """The verdicts of each learner, NaN for pictures that were not readable, and which those are."""
-    judged = torch.full((len(learners), len(source.items), 3), torch.nan, dtype=torch.float64)
+    """The predictions of each learner, NaN for pictures that were not readable, and which those are."""
+    predicted_rows = torch.full((len(learners), len(source.items), 3), torch.nan, dtype=torch.float64)
     if not source.items:
-        return judged, []
+        return predicted_rows, []
     label = torch.tensor([item.label for item in source.items])
-    banked = _group(learners) if cache else []
+    from_cache = _group(learners) if cache else []
     unreadable: Sequence[Unreadable] = []
     try:
-        opened = banks(source, [reads for reads, _ in banked], on_batch)
+        opened = cached_features(source, [spec for spec, _ in from_cache], on_batch)
     except OutputError as error:
         log.warning("%s; evaluated without keeping features", error.message)
-        banked, opened = [], []
-    for bank, (_, rows) in zip(opened, banked, strict=True):
-        unreadable = bank.unreadable
-        readable = bank.readable.nonzero()[:, 0]
+        from_cache, opened = [], []
+    for cached, (_, rows) in zip(opened, from_cache, strict=True):
+        unreadable = cached.unreadable
+        readable = cached.readable.nonzero()[:, 0]
         for index in torch.split(readable, batch_size) if len(readable) else ():
             device = learners[rows[0]].scene.backbone.logit_scale.device
-            features = bank.features(index).to(device)
+            features = cached.features(index).to(device)
             for row in rows:
-                judged[row, index] = verdicts(learners[row].predict_features(features), label[index])
-    others = [row for row in range(len(learners)) if not any(row in rows for _, rows in banked)]
+                predicted_rows[row, index] = predictions(learners[row].predict_features(features), label[index])
+    others = [row for row in range(len(learners)) if not any(row in rows for _, rows in from_cache)]
     if others:
         unreadable = []
         for loaded in source.loader():
             unreadable = [*unreadable, *loaded.unreadable]
-            if not banked:
+            if not from_cache:
                 on_batch(len(loaded.index) + len(loaded.unreadable))
             if loaded.batch is not None:
                 logits = predict_together([learners[row] for row in others], loaded.batch.views["image"])
                 for row, scored in zip(others, logits, strict=True):
-                    judged[row, loaded.index] = verdicts(scored, loaded.batch.label)
-    return judged, unreadable
+                    predicted_rows[row, loaded.index] = predictions(scored, loaded.batch.label)
+    return predicted_rows, unreadable
 
 
-def _group(learners: Sequence[Learner]) -> list[tuple[Reads, list[int]]]:
+def _group(learners: Sequence[Learner]) -> list[tuple[FeatureSpec, list[int]]]:
     """The learners whose image features are not their own, by what has to be in those; few passes serve many."""
-    groups: list[tuple[Reads, list[int]]] = []
-    found = {row: reads for row, learner in enumerate(learners) if (reads := Reads.of(learner))}
+    groups: list[tuple[FeatureSpec, list[int]]] = []
+    found = {row: spec for row, learner in enumerate(learners) if (spec := FeatureSpec.of(learner))}
     for row, wanted in sorted(found.items(), key=lambda item: item[1].demand, reverse=True):
         serving = next((rows for kept, rows in groups if kept.serves(wanted)), None)
         if serving is None:
@@ -132,8 +132,8 @@ def _group(learners: Sequence[Learner]) -> list[tuple[Reads, list[int]]]:
 def predict_together(learners: Sequence[Learner], pixels: Float[Tensor, "B 3 H Wd"]) -> list[Float[Tensor, "B C"]]:
     """`Learner.predict` of each; an image pass of the frozen tower serves every learner that needs no more than it saw."""
     logits: dict[int, Tensor] = {}
-    for reads, rows in _group(learners):
-        features = reads.encode(pixels)
+    for spec, rows in _group(learners):
+        features = spec.encode(pixels)
         logits |= {row: learners[row].predict_features(features) for row in rows}
     for row, learner in enumerate(learners):
         if row not in logits:

@@ -27,7 +27,7 @@ class Scores:
     n: int
 
 
-def verdicts(logits: Float[Tensor, "B C"], label: Int[Tensor, " B"]) -> Float[Tensor, "B 3"]:
+def predictions(logits: Float[Tensor, "B C"], label: Int[Tensor, " B"]) -> Float[Tensor, "B 3"]:
     """What the figures need of each picture: its likeliest class, is its own among the five likeliest, the confidence.
 
     Three numbers a picture, in float64, are kept where the logits of ImageNet would fill the memory.
@@ -38,7 +38,7 @@ def verdicts(logits: Float[Tensor, "B C"], label: Int[Tensor, " B"]) -> Float[Te
     return torch.stack([likeliest[:, 0], (likeliest == label[:, None]).any(1), confidence], 1).double()
 
 
-def scores(verdict: Float[Tensor, "n 3"], label: Int[Tensor, " n"], classes: int) -> Scores:
+def scores(prediction: Float[Tensor, "n 3"], label: Int[Tensor, " n"], classes: int) -> Scores:
     """The figures of n pictures, at least one.
 
     torchmetrics' own macro average counts a class without pictures as 0 once it is predicted; here only classes that
@@ -46,7 +46,7 @@ def scores(verdict: Float[Tensor, "n 3"], label: Int[Tensor, " n"], classes: int
     """
     from torchmetrics.functional import classification as functional
 
-    predicted, in_top5, confidence = verdict[:, 0].long(), verdict[:, 1], verdict[:, 2]
+    predicted, in_top5, confidence = prediction[:, 0].long(), prediction[:, 1], prediction[:, 2]
     right = predicted == label
     occurs = torch.bincount(label, minlength=classes) > 0
     per_class = functional.multiclass_accuracy(predicted, label, classes, average=None).double()

@@ -19,7 +19,7 @@ from promptkit.testing.conformance import (
     check_recipe,
     check_views,
 )
-from promptkit.testing.data import SHAPES, STYLES, write_pictures
+from promptkit.testing.data import SHAPES, STYLES, write_images
 from promptkit.testing.plugins import registered
 from promptkit.testing.specimen import build_recipe
 
@@ -35,5 +35,5 @@ __all__ = [
     "check_views",
     "registered",
     "tiny_backbone",
-    "write_pictures",
+    "write_images",
 ]

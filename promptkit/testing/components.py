@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from promptkit.backbones.base import Backbone, Taps
+from promptkit.backbones.base import Backbone, Intermediates
 from promptkit.config import OptionField, option_fields
 from promptkit.errors import BackboneError, ConfigError
 from promptkit.tensors import TextPrompts
-from promptkit.testing.specimen import CLASSES, Defect, Specimen, close, picture, stir
+from promptkit.testing.specimen import CLASSES, Defect, Specimen, close, image, stir
 
 
 def check_options(specimen: Specimen) -> None:
@@ -58,7 +58,7 @@ def check_views_contract(specimen: Specimen) -> None:
     height, width = views.image.size
     if "image" not in views.names:
         raise Defect(f'views makes {", ".join(views.names)} and no "image": name one of them "image"')
-    shown = picture(1)
+    shown = image(1)
     made = views(shown, np.random.default_rng(1))
     if set(made) != set(views.names):
         raise Defect(f"views returns {', '.join(made)}, but `names` says {', '.join(views.names)}: make them agree")
@@ -98,10 +98,10 @@ def check_frozen(specimen: Specimen) -> None:
 
 
 def check_features(specimen: Specimen) -> None:
-    """Features of both towers have the joint width and unit norm; taps have the widths that are announced."""
+    """Features of both towers have the joint width and unit norm; intermediates have the widths that are announced."""
     backbone = specimen.backbone
     pixels = _pixels(backbone)
-    features = backbone.encode_image(pixels, taps=Taps(lambda tokens: tokens.mean(1)))
+    features = backbone.encode_image(pixels, intermediates=Intermediates(lambda tokens: tokens.mean(1)))
     texts = backbone.encode_captions(["a photo of a cat.", "a sketch."])
     for what, found, rows in (("image features", features.pooled, len(pixels)), ("caption features", texts, 2)):
         if tuple(found.shape) != (rows, backbone.joint_width):
@@ -110,9 +110,11 @@ def check_features(specimen: Specimen) -> None:
             )
         if not close(found.norm(dim=-1), torch.ones(rows)):
             raise Defect(f"{what} have no unit norm: divide them by their norm")
-    widths = tuple(tap.shape[-1] for tap in features.taps)
-    if widths != backbone.tap_widths:
-        raise Defect(f"tapped blocks are {widths} wide, but `tap_widths` says {backbone.tap_widths}: make them agree")
+    widths = tuple(intermediate.shape[-1] for intermediate in features.intermediates)
+    if widths != backbone.intermediate_widths:
+        raise Defect(
+            f"read blocks are {widths} wide, but `intermediate_widths` says {backbone.intermediate_widths}: make them agree"
+        )
 
 
 def check_encoding(specimen: Specimen) -> None:
@@ -120,12 +122,12 @@ def check_encoding(specimen: Specimen) -> None:
     backbone = specimen.backbone
     words = backbone.embed_words("a photo of a")
     classes = backbone.class_tokens(CLASSES, len(words))
-    spliced = backbone.encode_text(TextPrompts(words[None, None, None]), classes)
-    if spliced.shape != (1, len(CLASSES), 1, backbone.joint_width):
+    tokenized = backbone.encode_text(TextPrompts(words[None, None, None]), classes)
+    if tokenized.shape != (1, len(CLASSES), 1, backbone.joint_width):
         expected = f"(1, {len(CLASSES)}, 1, {backbone.joint_width})"
-        raise Defect(f"encode_text gives {tuple(spliced.shape)}: make it (#B C K D), here {expected}")
+        raise Defect(f"encode_text gives {tuple(tokenized.shape)}: make it (#B C K D), here {expected}")
     plain = backbone.encode_captions([f"a photo of a {name}." for name in CLASSES])
-    if not close(spliced[0, :, 0], plain):
+    if not close(tokenized[0, :, 0], plain):
         raise Defect(
             "prompt encoding differs from plain encoding of the same words: splice contexts in where class_tokens leaves "
             "places, and read the same token"
@@ -143,7 +145,7 @@ def check_prompts_matter(specimen: Specimen) -> None:
         raise Defect("other contexts change no text feature: put `context` in the open places of the class tokens")
     _reached("contexts", context, text)
     pixels = _pixels(backbone)
-    shape = 1, 1, 2, backbone.tap_widths[0]
+    shape = 1, 1, 2, backbone.intermediate_widths[0]
     vision = (0.1 * torch.randn(*shape, generator=generator)).requires_grad_()
     try:
         image = backbone.encode_image(pixels, vision).pooled

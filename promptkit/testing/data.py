@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SHAPES = ("circle", "cross", "square", "star", "stripes", "triangle", "ring", "arrow")
-"""The classes that `write_pictures` can draw."""
+"""The classes that `write_images` can draw."""
 STYLES = ("photo", "cartoon", "sketch", "painting")
-"""The domains that `write_pictures` can draw in."""
+"""The domains that `write_images` can draw in."""
 
 
-def write_pictures(
+def write_images(
     folder: Path,
     classes: Sequence[str] = SHAPES[:4],
     domains: Sequence[str] = STYLES[:2],
@@ -30,13 +30,11 @@ def write_pictures(
             target.mkdir(parents=True, exist_ok=True)
             for number in range(per_class):
                 key = (seed, number, SHAPES.index(name), STYLES.index(domain) if domain else len(STYLES))
-                draw_picture(name, domain or "photo", size, np.random.default_rng(key)).save(
-                    target / f"{number:03}.png"
-                )
+                draw_image(name, domain or "photo", size, np.random.default_rng(key)).save(target / f"{number:03}.png")
     return folder
 
 
-def draw_picture(shape: str, style: str, size: int, rng: np.random.Generator) -> Image.Image:
+def draw_image(shape: str, style: str, size: int, rng: np.random.Generator) -> Image.Image:
     """One shape, anywhere, in any colour.
 
     Filled on a noisy ground (photo), outlined and flat (cartoon), in black lines on white (sketch), or in coarse strokes
@@ -45,12 +43,12 @@ def draw_picture(shape: str, style: str, size: int, rng: np.random.Generator) ->
     ground, ink = (tuple(int(x) for x in rng.integers(low, high, 3)) for low, high in ((120, 256), (0, 120)))
     if style == "sketch":
         ground, ink = (255, 255, 255), (0, 0, 0)
-    picture = Image.new("RGB", (size, size), ground)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), ground)
+    draw = ImageDraw.Draw(image)
     radius = float(rng.uniform(0.22, 0.4)) * size
     x, y = (float(rng.uniform(radius, size - radius)) for _ in range(2))
     _shape(draw, shape, x, y, radius, ink, filled=style in ("photo", "painting"), width=max(1, size // 20))
-    pixels = np.asarray(picture).astype(np.float32)
+    pixels = np.asarray(image).astype(np.float32)
     if style == "photo":
         pixels += rng.normal(0, 14, pixels.shape)
     if style == "painting":

@@ -21,11 +21,11 @@ def check_shapes(specimen: Specimen) -> None:
     n, classes, width = len(batch.label), len(CLASSES), backbone.joint_width
     vision = learner.prompts.vision()
     if vision is not None:
-        _shape("prompts.vision()", vision, "J #B M V", J=None, B=(1, n), M=None, V=backbone.tap_widths[0])
+        _shape("prompts.vision()", vision, "J #B M V", J=None, B=(1, n), M=None, V=backbone.intermediate_widths[0])
     pixels = batch.views["image"]
     features = ImageFeatures(*_fields(learner.encode_image(pixels)))
     tokens = learner.prompts.class_tokens(CLASSES)
-    places = tokens.slots.shape[1]
+    places = tokens.context_positions.shape[1]
     try:
         prompts = learner.prompts.text(features)
     except NotImplementedError:
@@ -50,7 +50,7 @@ def check_shapes(specimen: Specimen) -> None:
 
 
 def _fields(features: ImageFeatures) -> tuple[Any, ...]:
-    return features.pooled, features.patches, features.taps, features.views
+    return features.pooled, features.patches, features.intermediates, features.views
 
 
 def _shape(what: str, tensor: Any, letters: str, **sizes: Any) -> None:
@@ -99,7 +99,7 @@ def check_terms(specimen: Specimen) -> None:
 def check_gradients(specimen: Specimen) -> None:
     """Every learned parameter is reached. A gradient that is 0 is one; there may be none to have (a bias before a norm)."""
     learner = specimen.learner()
-    _show_pictures(learner, specimen)
+    _show_images(learner, specimen)
     if not any(True for _ in learner.parameters()):
         return
     learner.train()
@@ -118,7 +118,7 @@ def check_gradients(specimen: Specimen) -> None:
             raise Defect(f"the gradient of {name} is not finite: guard roots and divisions at 0")
 
 
-def _show_pictures(learner: Learner, specimen: Specimen) -> None:
+def _show_images(learner: Learner, specimen: Specimen) -> None:
     learner.eval()
     learner.start([specimen.batch])
 
@@ -232,7 +232,7 @@ def check_seed(specimen: Specimen) -> None:
 def check_bf16(specimen: Specimen) -> None:
     """Under bf16 autocast, terms and gradients are finite."""
     learner = specimen.learner()
-    _show_pictures(learner, specimen)
+    _show_images(learner, specimen)
     learner.train()
     with torch.autocast("cpu", torch.bfloat16):
         terms = learner.loss(learner(specimen.batch))

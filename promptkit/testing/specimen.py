@@ -18,7 +18,7 @@ from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.learner import Learner, Recipe
 from promptkit.registry import Entry, Registry, installed
 from promptkit.tensors import Batch
-from promptkit.testing.data import SHAPES, STYLES, draw_picture
+from promptkit.testing.data import SHAPES, STYLES, draw_image
 from promptkit.training.optimizer import make_optimizer
 
 CLASSES = ("circle", "cross", "square", "star")
@@ -118,7 +118,7 @@ class Specimen:
     @cached_property
     def batch(self) -> Batch:
         """One picture of each class in the views of the recipe."""
-        made = [self.views(picture(i), np.random.default_rng(i)) for i in range(len(CLASSES))]
+        made = [self.views(image(i), np.random.default_rng(i)) for i in range(len(CLASSES))]
         stacked = {name: torch.stack([torch.from_numpy(view[name]) for view in made]) for name in made[0]}
         return Batch(stacked, torch.arange(len(CLASSES)))
 
@@ -150,10 +150,10 @@ def build_recipe(name: str, classnames: Sequence[str] = CLASSES, sets: Iterable[
     return build_learner(config, installed(), tiny_backbone(), tuple(classnames))
 
 
-def picture(number: int) -> Any:
+def image(number: int) -> Any:
     """An RGB picture (H W 3, uint8), of another size for each number."""
     rng = np.random.default_rng(number)
-    drawn = draw_picture(SHAPES[number % len(SHAPES)], STYLES[number % len(STYLES)], 40 + 8 * number, rng)
+    drawn = draw_image(SHAPES[number % len(SHAPES)], STYLES[number % len(STYLES)], 40 + 8 * number, rng)
     return np.asarray(drawn)[: 40 + 7 * number]
 
 

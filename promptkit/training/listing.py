@@ -84,4 +84,4 @@ def _best(run: Path) -> dict[str, float]:
     return {name: min(values) for name, values in figures.items()}
 
 
-_NO_FIGURES = {"epoch", "lr", "pictures", "unreadable", "seconds", "step", "grad_norm"}
+_NO_FIGURES = {"epoch", "lr", "images", "unreadable", "seconds", "step", "grad_norm"}

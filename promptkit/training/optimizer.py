@@ -67,8 +67,8 @@ def load_optimizer(
     """
     parameters = list(learner.parameters())
     kept = _by_index({**state, **plain["optimizer"]})
-    if strangers := kept.keys() - set(range(len(parameters))):
-        raise ValueError(f"there is no parameter {min(strangers)} to optimise")
+    if unknown := kept.keys() - set(range(len(parameters))):
+        raise ValueError(f"there is no parameter {min(unknown)} to optimise")
     counted, settings = _by_index(groups), optimizer.state_dict()["param_groups"]
     for index, (numbers, group) in enumerate(zip(plain["groups"], settings, strict=True)):
         if not all(map(is_number, numbers.values())):

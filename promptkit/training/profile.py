@@ -10,8 +10,8 @@ from promptkit.data.loading import Batches, Loaded
 from promptkit.learner import Learner
 
 ADVICE = {
-    "data": "data is the slowest part: more --workers, smaller pictures on the disk, or --bank to prepare views once",
-    "image tower": "the image tower is the slowest part: --bank encodes views once; on a GPU, --backbone-dtype bf16",
+    "data": "data is the slowest part: more --workers, smaller pictures on the disk, or --cached-views to prepare views once",
+    "image tower": "the image tower is the slowest part: --cached-views encodes views once; on a GPU, --backbone-dtype bf16",
     "text tower": "the text tower is the slowest part: fewer context tokens or classes; on a GPU, --precision bf16",
     "backward": "the backward pass is the slowest part: fewer context tokens or classes, and memory to spare for "
     "--memory-gb, so that nothing is computed twice",

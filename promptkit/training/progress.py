@@ -17,7 +17,7 @@ class TrainingProgress:
     REFRESH = 10
     """Reading a loss off a GPU waits for it, so the terms on the bar are read every so many steps."""
 
-    def __init__(self, console: Console, epochs: int, pictures: int, lines: bool = True) -> None:
+    def __init__(self, console: Console, epochs: int, images: int, lines: bool = True) -> None:
         self.console = console
         self.epochs = epochs
         self.lines = lines
@@ -33,7 +33,7 @@ class TrainingProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=epochs * pictures, rate="", terms="")
+        self.task = self.bar.add_task("training", total=epochs * images, rate="", terms="")
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -44,13 +44,13 @@ class TrainingProgress:
     ) -> None:
         self.bar.stop()
 
-    def step(self, terms: Mapping[str, Tensor], pictures: int) -> None:
+    def step(self, terms: Mapping[str, Tensor], images: int) -> None:
         if not self.bar.disable and self.steps % self.REFRESH == 0:
             shown = "  ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
             speed = self.bar.tasks[0].speed
             self.bar.update(self.task, terms=shown, rate=f"{speed:.1f} img/s" if speed else "")
         self.steps += 1
-        self.bar.advance(self.task, pictures)
+        self.bar.advance(self.task, images)
 
     def epoch(self, result: EpochResult, val_accuracy: float | None) -> None:
         """One line that stays."""
@@ -60,6 +60,6 @@ class TrainingProgress:
         val = "" if val_accuracy is None else f"  val {100 * val_accuracy:.1f} %"
         self.console.print(
             f"epoch {result.epoch}/{self.epochs}  {terms}{val}  lr {result.lr:.2g}  "
-            f"{result.pictures / result.seconds:.1f} img/s",
+            f"{result.images / result.seconds:.1f} img/s",
             soft_wrap=True,
         )

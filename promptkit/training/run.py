@@ -14,12 +14,12 @@ from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.config import DataSettings, RunConfig
-from promptkit.data.features import BankedBatches, banks
+from promptkit.data.features import CachedBatches, cached_features
+from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, Loader, train_loader, worker_death_explained
 from promptkit.data.opening import open_dataset
-from promptkit.data.pictures import Unreadable
-from promptkit.data.sources import Reads, Source
+from promptkit.data.sources import FeatureSpec, Source
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
@@ -81,13 +81,14 @@ class Run:
     ) -> None:
         registry = registry or installed()
         train = config.train
-        if train.epochs < 0 or train.batch_size < 1 or train.bank < 0:
+        if train.epochs < 0 or train.batch_size < 1 or train.cached_views < 0:
             raise ConfigError(
-                f"epochs={train.epochs}, batch_size={train.batch_size}, bank={train.bank}: expected at least 0, 1 and 0"
+                f"epochs={train.epochs}, batch_size={train.batch_size}, cached_views={train.cached_views}: "
+                "expected at least 0, 1 and 0"
             )
-        if train.bank and not cache:
+        if train.cached_views and not cache:
             raise ConfigError(
-                "--bank keeps features in the cache, and --no-cache wants none", "leave one of the two out"
+                "--cached-views keeps features in the cache, and --no-cache wants none", "leave one of the two out"
             )
         self.config = config
         self.cache = cache
@@ -102,7 +103,7 @@ class Run:
         self.learner: Learner = build_learner(config, registry, self.backbone, self.dataset.classnames)
         self.views = build_views(config, registry, self.backbone)
         self.items = subset(self.dataset, "train").items
-        self.loader = None if train.bank else self._loader()
+        self.loader = None if train.cached_views else self._loader()
         self.val = subset(self.dataset, "val")
         self.saved_epoch = 0
         self.reported: set[Path] = set()
@@ -137,12 +138,12 @@ class Run:
             self.learner.eval()
             return self._save(epochs, {}, fingerprint)
 
-        batches: Batches = self.loader or self._bank(console)
+        batches: Batches = self.loader or self._cached(console)
         watch = Profile(self.learner, batches) if profile else None
         trainer = Trainer(self.learner, watch or batches, self.config.train)
         if resuming:
             state.resume(trainer, self.folder.state, self.config, fingerprint)
-            at = trainer.position
+            at = trainer.loop
             self.folder.go_on(at.epoch)
             self.saved_epoch = at.epoch - 1
             console.print(f"{self.folder.path}: going on in epoch {at.epoch} after {at.batch} batches", soft_wrap=True)
@@ -154,9 +155,9 @@ class Run:
 
         saved = time.monotonic()
 
-        def on_step(terms: Mapping[str, Tensor], pictures: int) -> None:
+        def on_step(terms: Mapping[str, Tensor], images: int) -> None:
             nonlocal saved
-            progress.step(terms, pictures)
+            progress.step(terms, images)
             # Several processes would have to agree on the time; they save after every epoch.
             if distributed.processes() == 1 and time.monotonic() - saved > 60 * self.config.train.save_minutes:
                 save_state()
@@ -194,33 +195,33 @@ class Run:
             shuffle=shuffle,
         )
 
-    def _bank(self, console: Console) -> BankedBatches:
+    def _cached(self, console: Console) -> CachedBatches:
         """Raises ConfigError for a learner, or views, whose features can't be kept."""
         train = self.config.train
-        reads = Reads.of(self.learner)
+        spec = FeatureSpec.of(self.learner)
         source = Source.training(
             self.items,
             self.views,
-            train.bank,
+            train.cached_views,
             train.seed,
             workers=None if train.workers < 0 else train.workers,
             strict=self.config.data.strict,
             max_pixels=self.config.data.max_pixels,
         )
-        if reads is None or source is None:
+        if spec is None or source is None:
             raise ConfigError(
                 "what the image tower sees for this learner can't be kept: it depends on what is learned, or on code "
                 "that is in no file",
-                "train without --bank",
+                "train without --cached-views",
             )
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("encoding views", total=train.bank * len(self.items))
+            task = progress.add_task("encoding views", total=train.cached_views * len(self.items))
             if distributed.rank():
                 distributed.gather_objects([])  # the first process computes it for all that share its disk
-            (bank,) = banks(source, [reads], lambda pictures: progress.advance(task, pictures))
+            (cached,) = cached_features(source, [spec], lambda images: progress.advance(task, images))
             if not distributed.rank():
                 distributed.gather_objects([])
-        return BankedBatches(bank, self.items, train.batch_size, train.seed)
+        return CachedBatches(cached, self.items, train.batch_size, train.seed)
 
     def _validate(self) -> float | None:
         """Accuracy over the val split, or None where there is none."""
@@ -250,7 +251,7 @@ class Run:
                 "lr": result.lr,
                 **figures,
                 "grad_norm": result.grad_norm,
-                "pictures": result.pictures,
+                "images": result.images,
                 "unreadable": result.left_out,
                 "seconds": round(result.seconds, 3),
             }
@@ -274,15 +275,15 @@ class Run:
         return metadata
 
     def _report(self, unreadable: Sequence[Unreadable]) -> None:
-        fresh = [picture for picture in unreadable if picture.path not in self.reported]
-        self.reported |= {picture.path for picture in fresh}
+        fresh = [image for image in unreadable if image.path not in self.reported]
+        self.reported |= {image.path for image in fresh}
         warn_unreadable(fresh)
 
 
-def warn_unreadable(pictures: Sequence[Unreadable], listed: int = 5) -> None:
+def warn_unreadable(images: Sequence[Unreadable], listed: int = 5) -> None:
     """One counted warning with the first few names."""
-    if pictures:
-        names = "; ".join(f"{picture.path} ({picture.reason})" for picture in pictures[:listed])
-        more = f"; and {len(pictures) - listed} more" if len(pictures) > listed else ""
-        count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+    if images:
+        names = "; ".join(f"{image.path} ({image.reason})" for image in images[:listed])
+        more = f"; and {len(images) - listed} more" if len(images) > listed else ""
+        count = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
         log.warning("%s left out: %s%s", count, names, more)

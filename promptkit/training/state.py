@@ -18,7 +18,7 @@ from promptkit.training.trainer import Trainer
 
 FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
-_PARTS = {"position": dict, "optimizer": dict, "groups": list, "settings": dict, "processes": int, "data": str}
+_PARTS = {"loop": dict, "optimizer": dict, "groups": list, "settings": dict, "processes": int, "data": str}
 LISTED = 10
 """How many differences a message names."""
 

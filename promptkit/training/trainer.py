@@ -14,8 +14,8 @@ from torch import Tensor
 
 from promptkit import distributed
 from promptkit.config import TrainSettings
+from promptkit.data.images import Unreadable
 from promptkit.data.loading import Batches
-from promptkit.data.pictures import Unreadable
 from promptkit.errors import DataError, TrainingError
 from promptkit.files import is_number
 from promptkit.learner import Learner
@@ -34,7 +34,7 @@ class EpochResult:
     lr: float
     terms: Mapping[str, float]
     grad_norm: float
-    pictures: int
+    images: int
     seconds: float
     left_out: int
     """Pictures of the epoch that were not readable."""
@@ -43,13 +43,13 @@ class EpochResult:
 
 
 @dataclass
-class Position:
+class LoopState:
     """Where training stands: `batch` batches of `epoch` are done, and what they added up to."""
 
     epoch: int = 1
     batch: int = 0
     step: int = 0
-    pictures: int = 0
+    images: int = 0
     unreadable: int = 0
     steps_in_epoch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -57,11 +57,11 @@ class Position:
 
     def __post_init__(self) -> None:
         """Raises ValueError naming every field that is not sound; a state may hold anything."""
-        counts = ("epoch", "batch", "step", "pictures", "unreadable", "steps_in_epoch")
+        counts = ("epoch", "batch", "step", "images", "unreadable", "steps_in_epoch")
         wrong = [name for name in counts if type(getattr(self, name)) is not int or getattr(self, name) < 0]
         wrong += [] if is_number(self.norms) else ["norms"]
         wrong += [] if type(self.sums) is dict and all(map(is_number, self.sums.values())) else ["sums"]
-        if not wrong and not (self.steps_in_epoch <= min(self.batch, self.step, self.pictures)):
+        if not wrong and not (self.steps_in_epoch <= min(self.batch, self.step, self.images)):
             wrong = ["steps_in_epoch"]
         if wrong:
             raise ValueError(f"its position has no sound {', '.join(wrong)}")
@@ -78,7 +78,7 @@ class Trainer:
         self.batches = batches
         self.settings = settings
         self.device = learner.scene.backbone.logit_scale.device
-        self.position = Position()
+        self.loop = LoopState()
         self.parameters = list(learner.parameters())
         self.optimizer = make_optimizer(learner, settings)
         # As the published learners do: warm-up epochs at a constant rate, then a cosine over `epochs` from the peak.
@@ -96,7 +96,7 @@ class Trainer:
         torch.use_deterministic_algorithms(settings.deterministic)
 
     def epochs(
-        self, on_step: Callable[[Mapping[str, Tensor], int], None] = lambda terms, pictures: None
+        self, on_step: Callable[[Mapping[str, Tensor], int], None] = lambda terms, images: None
     ) -> Iterator[EpochResult]:
         """Train from `position` to the end, and yield after every epoch.
 
@@ -105,8 +105,8 @@ class Trainer:
         DataError for an unreadable picture where there are several processes.
         """
         learner, settings = self.learner, self.settings
-        while self.position.epoch <= settings.epochs:
-            at = self.position
+        while self.loop.epoch <= settings.epochs:
+            at = self.loop
             started = time.perf_counter()
             self.schedule.step(at.epoch - 1)
             rate = self.optimizer.param_groups[0]["lr"]
@@ -132,11 +132,11 @@ class Trainer:
                 at.norms += self._update()
                 at.steps_in_epoch += 1
 
-                pictures = len(batch.label)
+                images = len(batch.label)
                 for name, term in terms.items():
-                    at.sums[name] = at.sums.get(name, 0.0) + float(term) * pictures
-                at.pictures += pictures
-                on_step(terms, pictures)
+                    at.sums[name] = at.sums.get(name, 0.0) + float(term) * images
+                at.images += images
+                on_step(terms, images)
 
             learner.epoch_end(at.epoch, settings.epochs)
             learner.eval()
@@ -154,20 +154,20 @@ class Trainer:
             try:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                     terms = self.learner.loss(self.learner(batch))
-                check_terms(terms, self.position.step, self.position.epoch)
+                check_terms(terms, self.loop.step, self.loop.epoch)
                 self.learner.backward(terms)
             except torch.OutOfMemoryError as error:
                 if distributed.processes() > 1:
                     raise TrainingError(
-                        f"out of memory at step {self.position.step}: {error}",
+                        f"out of memory at step {self.loop.step}: {error}",
                         "bound what text encoding holds with --memory-gb, or try a smaller --batch-size",
                     ) from None
                 if not backbone.use_less_memory():
                     raise TrainingError(
-                        f"out of memory at step {self.position.step}, in the smallest chunks: {error}",
+                        f"out of memory at step {self.loop.step}, in the smallest chunks: {error}",
                         "try a smaller --batch-size",
                     ) from None
-                log.warning("out of memory at step %d; going on in smaller chunks", self.position.step)
+                log.warning("out of memory at step %d; going on in smaller chunks", self.loop.step)
             else:
                 return {name: term.detach() for name, term in terms.items()}
 
@@ -180,29 +180,29 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or torch.inf).item()
         if not math.isfinite(norm):
             raise TrainingError(
-                f"the norm of the gradient is {norm} at step {self.position.step} (epoch {self.position.epoch})",
+                f"the norm of the gradient is {norm} at step {self.loop.step} (epoch {self.loop.epoch})",
                 "try a smaller --lr",
             )
         self.optimizer.step()
         return norm
 
     def _finish_epoch(self, rate: float, seconds: float, unreadable: list[Unreadable]) -> EpochResult:
-        at = self.position
-        pictures = int(distributed.total(at.pictures))
-        if not pictures:
+        at = self.loop
+        images = int(distributed.total(at.images))
+        if not images:
             first = f"{unreadable[0].path}: {unreadable[0].reason}" if unreadable else "this process had none"
             raise TrainingError(f"not one training picture was readable in epoch {at.epoch}", f"the first, {first}")
         result = EpochResult(
             at.epoch,
             rate,
-            {name: distributed.total(value) / pictures for name, value in at.sums.items()},
+            {name: distributed.total(value) / images for name, value in at.sums.items()},
             at.norms / at.steps_in_epoch,
-            pictures,
+            images,
             seconds,
             int(distributed.total(at.unreadable)),
             distributed.gather_objects(unreadable),
         )
-        self.position = Position(at.epoch + 1, step=at.step)
+        self.loop = LoopState(at.epoch + 1, step=at.step)
         return result
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -212,7 +212,7 @@ class Trainer:
         tensors |= kept
         for process, states in enumerate(distributed.gather_objects([generator_states(self.device)])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
-        return tensors, {"position": asdict(self.position), **plain}
+        return tensors, {"loop": asdict(self.loop), **plain}
 
     def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Go on from a state. Raises ValueError, or whatever torch raises, for one that is not of this learner."""
@@ -222,11 +222,11 @@ class Trainer:
             parts[part][name] = tensor
         if wrong := misfits(parts["learner"], self.learner.state_dict()):
             raise ValueError("; ".join(wrong))
-        if missing := asdict(self.position).keys() - plain["position"].keys():
+        if missing := asdict(self.loop).keys() - plain["loop"].keys():
             raise ValueError(f"its position has no {', '.join(sorted(missing))}")
-        self.position = Position(**plain["position"])
-        if not 1 <= self.position.epoch <= self.settings.epochs:
-            raise ValueError(f"it is in epoch {self.position.epoch} of {self.settings.epochs}")
+        self.loop = LoopState(**plain["loop"])
+        if not 1 <= self.loop.epoch <= self.settings.epochs:
+            raise ValueError(f"it is in epoch {self.loop.epoch} of {self.settings.epochs}")
         load_optimizer(self.optimizer, self.learner, parts["learner"], parts["optimizer"], parts["group"], plain)
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
         kept = tensors.get(f"generator.{distributed.rank()}.cuda")  # none of a run on another kind of device

@@ -7,7 +7,7 @@ import sys
 # "eager" traces graphs as ever, and runs them without a C++ compiler.
 SCRIPT = """
 import torch
-from promptkit.backbones.base import Compute, Taps
+from promptkit.backbones.base import Compute, Intermediates
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.tensors import TextPrompts
 
@@ -26,10 +26,10 @@ for images, classes in ((4, 5), (3, 8), (4, 2), (2, 7), (5, 3), (6, 6)):
     context = torch.randn(images, 1, 1, 4, eager.text_width, requires_grad=True)
     results = []
     for backbone in (eager, compiled):
-        seen = backbone.encode_image(pixels, taps=Taps(mean))
+        seen = backbone.encode_image(pixels, intermediates=Intermediates(mean))
         text = backbone.encode_text(TextPrompts(context), backbone.class_tokens(NAMES[:classes], 4))
         (gradient,) = torch.autograd.grad(text.square().cos().sum(), context)
-        results.append((seen.pooled, *seen.taps, text, gradient))
+        results.append((seen.pooled, *seen.intermediates, text, gradient))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     print(torch._dynamo.utils.counters["stats"]["unique_graphs"])

@@ -1,4 +1,4 @@
-"""Taps, prompts and patches of open_clip's image towers."""
+"""Intermediates, prompts and patches of open_clip's image towers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from promptkit.backbones.base import Taps
+from promptkit.backbones.base import Intermediates
 from promptkit.backbones.openclip import OpenClipBackbone, load_openclip
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.errors import BackboneError
@@ -23,44 +23,48 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-def everything() -> Taps:
-    return Taps(lambda tokens: tokens)
+def everything() -> Intermediates:
+    return Intermediates(lambda tokens: tokens)
 
 
-def test_vit_taps_are_the_blocks_outputs() -> None:
+def test_vit_intermediates_are_the_blocks_outputs() -> None:
     backbone = tiny_backbone()
-    features = backbone.encode_image(PIXELS, taps=everything())
+    features = backbone.encode_image(PIXELS, intermediates=everything())
     outputs = backbone.model.visual.forward_intermediates(PIXELS, output_fmt="NLC", output_extra_tokens=True)
     prefixes, patches = outputs["image_intermediates_prefix"], outputs["image_intermediates"]
     expected = [torch.cat(pair, dim=1) for pair in zip(prefixes, patches, strict=True)]
-    torch.testing.assert_close(list(features.taps), expected)
+    torch.testing.assert_close(list(features.intermediates), expected)
     torch.testing.assert_close(features.pooled, normalize(outputs["image_features"], dim=-1))
-    assert [tap.shape[-1] for tap in features.taps] == list(backbone.tap_widths)
+    assert [intermediate.shape[-1] for intermediate in features.intermediates] == list(backbone.intermediate_widths)
     assert features.patches is None
     assert not features.pooled.requires_grad
 
 
-def test_taps_are_chosen_and_reduced() -> None:
+def test_intermediates_are_chosen_and_reduced() -> None:
     backbone = tiny_backbone()
-    whole = backbone.encode_image(PIXELS, taps=everything()).taps
-    some = backbone.encode_image(PIXELS, taps=Taps(lambda tokens: tokens.mean(1), blocks=[-1, 0])).taps
+    whole = backbone.encode_image(PIXELS, intermediates=everything()).intermediates
+    some = backbone.encode_image(
+        PIXELS, intermediates=Intermediates(lambda tokens: tokens.mean(1), blocks=[-1, 0])
+    ).intermediates
     torch.testing.assert_close(some, (whole[0].mean(1), whole[2].mean(1)))
     with pytest.raises(BackboneError, match="block 3 asked for; the image tower has 3 blocks"):
-        backbone.encode_image(PIXELS, taps=Taps(torch.Tensor.sum, blocks=[3]))
+        backbone.encode_image(PIXELS, intermediates=Intermediates(torch.Tensor.sum, blocks=[3]))
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_towers(folder: Folder, kind: str) -> None:
     backbone = load_openclip(folder(OTHERS[kind]), "none")
     pixels = torch.randn(2, 3, *backbone.image.size)
-    features = backbone.encode_image(pixels, taps=everything())
+    features = backbone.encode_image(pixels, intermediates=everything())
     torch.testing.assert_close(features.pooled, normalize(backbone.model.encode_image(pixels), dim=-1))
     stages = backbone.model.visual.forward_intermediates(pixels, output_fmt="NCHW")["image_intermediates"]
-    stages = [stage.flatten(2).transpose(1, 2) for stage in stages][-len(features.taps) :]
-    taps = [tap[:, -stage.shape[1] :] for tap, stage in zip(features.taps, stages, strict=True)]  # less class tokens
-    torch.testing.assert_close(taps, stages)
-    assert [tap.shape[-1] for tap in features.taps] == list(backbone.tap_widths)
-    assert len(taps) >= 4
+    stages = [stage.flatten(2).transpose(1, 2) for stage in stages][-len(features.intermediates) :]
+    intermediates = [
+        intermediate[:, -stage.shape[1] :] for intermediate, stage in zip(features.intermediates, stages, strict=True)
+    ]  # less class tokens
+    torch.testing.assert_close(intermediates, stages)
+    assert [intermediate.shape[-1] for intermediate in features.intermediates] == list(backbone.intermediate_widths)
+    assert len(intermediates) >= 4
     with pytest.raises(BackboneError, match="takes no prompts"):
         backbone.encode_image(pixels, prompts=torch.randn(1, 1, 2, 48))
     with pytest.raises(BackboneError, match="no patch features"):
@@ -112,9 +116,9 @@ def test_prompts_are_appended_replaced_and_dropped(images: int, depth: int, batc
         visual.transformer.batch_first = False
         for block in visual.transformer.resblocks:
             block.attn.batch_first = False
-    features = backbone.encode_image(PIXELS, prompts, taps=everything())
+    features = backbone.encode_image(PIXELS, prompts, intermediates=everything())
     torch.testing.assert_close(features.pooled, pooled)
-    torch.testing.assert_close(list(features.taps), expected)
+    torch.testing.assert_close(list(features.intermediates), expected)
     features.pooled.sum().backward()
     assert all(prompts.grad[index].abs().sum() > 0 for index in range(depth))
 
@@ -132,6 +136,6 @@ def test_no_hook_stays_behind() -> None:
     before = backbone.encode_image(PIXELS).pooled
     backbone.encode_image(PIXELS, torch.randn(2, 1, 2, 48), everything(), patches=True)
     with pytest.raises(ZeroDivisionError):
-        backbone.encode_image(PIXELS, torch.randn(2, 1, 2, 48), Taps(lambda tokens: tokens / (1 // 0)))
+        backbone.encode_image(PIXELS, torch.randn(2, 1, 2, 48), Intermediates(lambda tokens: tokens / (1 // 0)))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.modules())
     torch.testing.assert_close(backbone.encode_image(PIXELS).pooled, before, rtol=0, atol=0)

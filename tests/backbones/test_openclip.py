@@ -27,7 +27,7 @@ def test_description() -> None:
     backbone = tiny_backbone()
     assert (backbone.name, backbone.weights) == ("tiny", "none")
     assert (backbone.context_length, backbone.text_width, backbone.text_depth) == (77, 32, 3)
-    assert (backbone.joint_width, backbone.tap_widths) == (24, (48, 48, 48))
+    assert (backbone.joint_width, backbone.intermediate_widths) == (24, (48, 48, 48))
     assert backbone.image.size == (32, 32)
     assert backbone.logit_scale.shape == ()
     torch.testing.assert_close(backbone.logit_scale, torch.tensor(1 / 0.07))
@@ -47,7 +47,7 @@ def test_joint_width(text: dict[str, object]) -> None:
 def test_captions() -> None:
     backbone = tiny_backbone()
     captions = ["a photo of a cat.", "", "dog", "many words " * 60]
-    expected = backbone.model.encode_text(backbone.splicer.tokenizer(captions), normalize=True)
+    expected = backbone.model.encode_text(backbone.prompt_tokenizer.tokenizer(captions), normalize=True)
     torch.testing.assert_close(backbone.encode_captions(captions), expected)
     torch.testing.assert_close(backbone.encode_captions([]), expected[:0])
 

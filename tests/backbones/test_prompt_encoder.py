@@ -78,7 +78,7 @@ def test_contexts_made_of_words_give_open_clips_features(make_backbone: Make, to
     }
     for position, captions in expected.items():
         classes = backbone.class_tokens(["cat", "hot dog"], 4, position)
-        target = backbone.model.encode_text(backbone.splicer.tokenizer(captions), normalize=True)
+        target = backbone.model.encode_text(backbone.prompt_tokenizer.tokenizer(captions), normalize=True)
         for features in (backbone.encode_text(prompts, classes), encode_plain(backbone.text_tower, prompts, classes)):
             assert relative(features[0, :, 0], target) < 1e-5
         assert relative(backbone.encode_captions(captions), target) < 1e-5
@@ -90,7 +90,7 @@ def test_towers_that_mask_padding(make_backbone: Make, kind: str) -> None:
     captions = ["a photo of a cat.", "a photo of a hot dog."]
     prompts = TextPrompts(backbone.embed_words("a photo of a")[None, None, None])
     features = backbone.encode_text(prompts, backbone.class_tokens(["cat", "hot dog"], 4))
-    target = backbone.model.encode_text(backbone.splicer.tokenizer(captions), normalize=True)
+    target = backbone.model.encode_text(backbone.prompt_tokenizer.tokenizer(captions), normalize=True)
     assert relative(features[0, :, 0], target) < 1e-5
 
 

@@ -10,17 +10,17 @@ from promptkit.bench.protocols import OTHERS, VARIANTS, open_data
 from promptkit.data.splits import subset
 from promptkit.errors import ConfigError, DataError, UnknownNameError
 from promptkit.registry import installed
-from promptkit.testing import write_pictures
+from promptkit.testing import write_images
 
 Planner = Callable[..., Plan]
 
 
 @pytest.fixture
-def plan(pictures: Path) -> Planner:
+def plan(images: Path) -> Planner:
     """Plans a protocol for coop and zeroshot with 2 shots: plan("few-shot", seeds=(1, 2))."""
 
     def make(protocol: str, *paths: Path, datasets: tuple[str, ...] = (), source: str = "", **request: object) -> Plan:
-        opened = open_data(protocol, paths or (pictures,), datasets, installed(), source)
+        opened = open_data(protocol, paths or (images,), datasets, installed(), source)
         wanted = {"learners": ("zeroshot", "coop"), "seeds": (1,), "shots": (2,), "source": source, **request}
         return make_plan(Request(protocol, **wanted), opened, installed())  # type: ignore[arg-type]
 
@@ -41,8 +41,8 @@ def described(plan: Plan) -> list[tuple[str, str, str, list[tuple[str, tuple[str
     ]
 
 
-def test_base_to_new_trains_on_one_half_and_tests_each_in_every_domain(plan: Planner, pictures: Path) -> None:
-    name = pictures.name
+def test_base_to_new_trains_on_one_half_and_tests_each_in_every_domain(plan: Planner, images: Path) -> None:
+    name = images.name
     targets = [(name, (), "base"), (name, (), "new")]
     assert described(plan("base-to-new")) == [(f"base-to-new/{name}/coop/2-shots/seed-1", "", "base", targets)]
     ((_, domains, _, same),) = described(plan("base-to-new", source="photo"))
@@ -52,19 +52,19 @@ def test_base_to_new_trains_on_one_half_and_tests_each_in_every_domain(plan: Pla
     assert [item.domain for item in subset(training.dataset, "train").items] == ["photo"] * 4
 
 
-def test_few_shot_is_planned_for_every_number_of_shots(plan: Planner, pictures: Path) -> None:
+def test_few_shot_is_planned_for_every_number_of_shots(plan: Planner, images: Path) -> None:
     planned = plan("few-shot", shots=(1, 2, 4), seeds=(1, 2))
     assert len(planned.trainings) == 3 * 2 * 2
     counts = {
         training.config.data.shots: len(subset(training.dataset, "train").items) for training in planned.trainings
     }
     assert counts == {1: 8, 2: 16, 4: 32}
-    assert {targets[0] for *_, targets in described(planned)} == {(pictures.name, (), "all")}
+    assert {targets[0] for *_, targets in described(planned)} == {(images.name, (), "all")}
     assert len({training.folder for training in planned.trainings}) == 12
 
 
 def test_leave_one_domain_out_tests_on_the_one_it_did_not_see(plan: Planner, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "three", ["ring", "star"], ["cartoon", "photo", "sketch"], 2)
+    write_images(tmp_path / "three", ["ring", "star"], ["cartoon", "photo", "sketch"], 2)
     assert described(plan("leave-one-domain-out", tmp_path / "three")) == [
         (
             f"leave-one-domain-out/three/coop/2-shots/seed-1/{domain}",
@@ -74,7 +74,7 @@ def test_leave_one_domain_out_tests_on_the_one_it_did_not_see(plan: Planner, tmp
         )
         for domain, others in (("cartoon", "photo,sketch"), ("photo", "cartoon,sketch"), ("sketch", "cartoon,photo"))
     ]
-    write_pictures(tmp_path / "none", ["ring", "star"], [], 2)
+    write_images(tmp_path / "none", ["ring", "star"], [], 2)
     with pytest.raises(DataError, match="needs two or more"):
         plan("leave-one-domain-out", tmp_path / "none")
 
@@ -82,7 +82,7 @@ def test_leave_one_domain_out_tests_on_the_one_it_did_not_see(plan: Planner, tmp
 @pytest.mark.parametrize("protocol", ["cross-dataset", "domain-generalization"])
 def test_a_transfer_trains_on_the_source_and_tests_on_all(protocol: str, plan: Planner, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
-        write_pictures(tmp_path / name, ["ring", "star"], [], 4)
+        write_images(tmp_path / name, ["ring", "star"], [], 4)
     planned = plan(protocol, *(tmp_path / name for name in "abc"), source="b")
     targets = [("b", (), "all"), ("a", (), "all"), ("c", (), "all")]
     assert described(planned) == [(f"{protocol}/b/coop/2-shots/seed-1", "", "all", targets)]
@@ -112,13 +112,13 @@ def test_settings_go_to_the_learners_that_have_them(plan: Planner) -> None:
     assert (coop.config.components["prompts"].options.n_ctx, coop.config.train.lr) == (3, 0.5)
     assert zeroshot.config.components["prompts"].options.template == "a {}"
     assert zeroshot.config.train.lr != 0.5
-    assert (coop.config.train.epochs, coop.pictures) == (7, 7 * 16)
-    assert (zeroshot.config.train.epochs, zeroshot.pictures) == (0, 0)
+    assert (coop.config.train.epochs, coop.images) == (7, 7 * 16)
+    assert (zeroshot.config.train.epochs, zeroshot.images) == (0, 0)
     with pytest.raises(UnknownNameError, match="n_ctxt"):
         plan("few-shot", sets=("prompts.n_ctxt=3",))
 
 
-def test_a_seed_gives_the_pictures_that_training_alone_would_take(plan: Planner, pictures: Path) -> None:
+def test_a_seed_gives_the_images_that_training_alone_would_take(plan: Planner, images: Path) -> None:
     from promptkit.training.run import training_data
 
     for protocol in ("base-to-new", "leave-one-domain-out"):
@@ -128,15 +128,15 @@ def test_a_seed_gives_the_pictures_that_training_alone_would_take(plan: Planner,
             assert alone.fingerprint() == training.dataset.fingerprint()
 
 
-def test_what_does_not_go_together(plan: Planner, pictures: Path, tmp_path: Path) -> None:
+def test_what_does_not_go_together(plan: Planner, images: Path, tmp_path: Path) -> None:
     for words, request, message in (
         (("base-to-old",), {}, "no protocol named 'base-to-old'; did you mean 'base-to-new'?"),
         (("few-shot",), {"learners": ("cop",)}, "no recipe named 'cop'; did you mean 'coop'?"),
         (("few-shot",), {"seeds": (1, 1)}, "--seeds 1,1 names one twice"),
         (("few-shot",), {"learners": ()}, "--learners  names none"),
         (("few-shot",), {"source": "foto"}, "no domain named 'foto'"),
-        (("few-shot", pictures, pictures), {}, "the same name"),
-        (("few-shot", pictures, tmp_path), {"datasets": ("dtd",)}, "one --data, and there are 2"),
+        (("few-shot", images, images), {}, "the same name"),
+        (("few-shot", images, tmp_path), {"datasets": ("dtd",)}, "one --data, and there are 2"),
         (("leave-one-domain-out",), {"source": "photo"}, "every domain but one"),
     ):
         with pytest.raises((UnknownNameError, ConfigError, DataError)) as error:
@@ -161,10 +161,10 @@ def test_what_a_bench_sets_itself_is_refused(text: str, hint: str, plan: Planner
 
 
 def test_what_cannot_be_tested_is_found_before_anything_is_trained(plan: Planner, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "three", ["cross", "ring", "star"], [], 4)
+    write_images(tmp_path / "three", ["cross", "ring", "star"], [], 4)
     for place in ("photo/train", "photo/test", "sketch/train"):
-        write_pictures(tmp_path / "own" / place, ["cross", "ring", "star", "square"], [], 2)
-    write_pictures(tmp_path / "alone/train", ["ring", "star"], [], 2)
+        write_images(tmp_path / "own" / place, ["cross", "ring", "star", "square"], [], 2)
+    write_images(tmp_path / "alone/train", ["ring", "star"], [], 2)
     for protocol, folder, message in (
         ("base-to-new", "three", "three, new classes can't be tested: 'new' leaves 1 of the 3 classes"),
         ("few-shot", "own", "own, sketch can't be tested: there is no test picture"),
@@ -178,10 +178,10 @@ def test_what_cannot_be_tested_is_found_before_anything_is_trained(plan: Planner
     assert len(plan("few-shot", tmp_path / "three").trainings) == 2
 
 
-def test_a_result_says_whose_split_it_was_found_on(pictures: Path, tmp_path: Path) -> None:
+def test_a_result_says_whose_split_it_was_found_on(images: Path, tmp_path: Path) -> None:
     for part in ("train", "test"):
-        write_pictures(tmp_path / "own" / part, ["ring", "star"], [], 2)
-    opened = open_data("few-shot", [pictures, tmp_path / "own"], [], installed())
+        write_images(tmp_path / "own" / part, ["ring", "star"], [], 2)
+    opened = open_data("few-shot", [images, tmp_path / "own"], [], installed())
     assert [data.split for data in opened] == ["draw", "given"]
     (drawn,) = open_data("few-shot", [tmp_path / "own"], [], installed(), draw=True)
     assert drawn.split == "draw"

@@ -102,8 +102,8 @@ def test_what_no_seed_has_in_full_has_no_row(result: MakeResult) -> None:
 
     halves = summarize([result(0.5, classes="base", seed=1), result(0.5, classes="new", seed=2)])
     assert [row.figure for row in halves.statistics] == ["base", "new", OF_MEANS]
-    strangers = summarize([result(0.5, classes="base"), result(0.5, classes="new", learner="gopro")])
-    assert [row.figure for row in strangers.statistics] == ["base", "new"]
+    unknown = summarize([result(0.5, classes="base"), result(0.5, classes="new", learner="gopro")])
+    assert [row.figure for row in unknown.statistics] == ["base", "new"]
 
 
 def test_transfers_from_two_data_sets_are_two_tables(result: MakeResult) -> None:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from promptkit.bench.results import RESULTS, Result, read_results, write_results
-from promptkit.testing import registered, write_pictures
+from promptkit.testing import registered, write_images
 
 Command = Callable[..., "Finished"]
 
@@ -26,11 +26,11 @@ TINY = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--device",
 
 
 @pytest.fixture
-def bench(promptkit: Command, pictures: Path) -> Command:
+def bench(promptkit: Command, images: Path) -> Command:
     """One epoch of two shots on the tiny backbone: bench("few-shot", "--learners", "coop", ...)."""
 
     def run(protocol: str, *words: object) -> "Finished":
-        data = () if "--data" in words else ("--data", pictures)
+        data = () if "--data" in words else ("--data", images)
         quick = ("--shots", "2", "--seeds", "1", "--epochs", "1")
         return promptkit("bench", protocol, *data, *TINY, *quick, "--out", "results", *words)
 
@@ -97,10 +97,10 @@ assert finish(start(whole, f"{root}/whole.txt")) == 0
 """
 
 
-def test_a_killed_bench_finishes_without_repeating_a_run(pictures: Path, tmp_path: Path) -> None:
+def test_a_killed_bench_finishes_without_repeating_a_run(images: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, "-c", KILLED, tmp_path, "--data", pictures, *TINY, "--learners", "coop,gopro"),
+            *(sys.executable, "-c", KILLED, tmp_path, "--data", images, *TINY, "--learners", "coop,gopro"),
             *("--seeds", "1,2", "--shots", "2", "--epochs", "4", "--set", "train.save_minutes=0"),
         ],
         capture_output=True,
@@ -167,7 +167,7 @@ def test_a_run_is_the_one_that_train_makes(bench: Command, promptkit: Command, t
 
 def test_a_domain_left_out_of_a_given_split_is_tested_on_its_part(bench: Command, tmp_path: Path) -> None:
     for domain, split in product(("photo", "sketch"), ("train", "test")):
-        write_pictures(tmp_path / "own" / domain / split, ["ring", "star"], [], 3)
+        write_images(tmp_path / "own" / domain / split, ["ring", "star"], [], 3)
     done = bench("leave-one-domain-out", "--data", "own", "--learners", "zeroshot")
     assert done.status == 0, done.err
     assert {result.scores.n for result in read_results([tmp_path])} == {6}
@@ -264,8 +264,8 @@ def test_a_damaged_run_file_is_one_failed_run(bench: Command, tmp_path: Path) ->
     assert "coop/2-shots/seed-1/run.toml: no option of prompts 'coop' named 'n_gone'" in unknown.err
 
 
-def test_runs_know_their_pictures_wherever_they_lie(bench: Command, pictures: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures, tmp_path / "here/own")
+def test_runs_know_their_images_wherever_they_lie(bench: Command, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "here/own")
     words = ("few-shot", "--learners", "zeroshot,coop")
     assert bench(*words, "--data", "here/own", "--out", "here/results").status == 0
     (tmp_path / "here").rename(tmp_path / "there")
@@ -302,10 +302,10 @@ def test_ctrl_c_says_how_to_go_on(bench: Command, tmp_path: Path, monkeypatch: p
     assert "trained few-shot" in again.out
 
 
-def test_a_run_that_another_process_holds_is_left_to_it(bench: Command, tmp_path: Path, pictures: Path) -> None:
+def test_a_run_that_another_process_holds_is_left_to_it(bench: Command, tmp_path: Path, images: Path) -> None:
     from promptkit.training.lock import FolderLock
 
-    folder = tmp_path / "results/few-shot" / pictures.name / "coop/2-shots/seed-1"
+    folder = tmp_path / "results/few-shot" / images.name / "coop/2-shots/seed-1"
     folder.mkdir(parents=True)
     lock = FolderLock(folder)
     lock.take()
@@ -392,7 +392,7 @@ def write_catalogue(root: Path) -> None:
         ("dtd", "images", "split_zhou_DescribableTextures.json", ["ring", "stripes", "star"]),
         ("eurosat", "2750", "split_zhou_EuroSAT.json", ["circle", "cross"]),
     ):
-        write_pictures(root / folder / images, classes, [], 4)
+        write_images(root / folder / images, classes, [], 4)
         lists: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
         for label, name in enumerate(classes):
             for number, split in enumerate(("train", "train", "test", "test")):
@@ -419,7 +419,7 @@ def test_hand_made_prompts_are_those_of_each_data_set(bench: Command, tmp_path: 
     assert {result.split for result in results} == {"published"}
 
 
-def test_hand_made_prompts_from_a_file(bench: Command, promptkit: Command, pictures: Path, tmp_path: Path) -> None:
+def test_hand_made_prompts_from_a_file(bench: Command, promptkit: Command, images: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("one {}\ntwo {}\n")
     done = bench("few-shot", "--learners", "zeroshot,coop", "--templates", "prompts.txt")
     assert done.status == 0, done.err
@@ -428,7 +428,7 @@ def test_hand_made_prompts_from_a_file(bench: Command, promptkit: Command, pictu
         ("zeroshot", "one {}\ntwo {}", "draw"),
         ("coop", "", "draw"),
     }
-    assert f"{pictures.name} (drawn)" in promptkit("table", "results", "--format", "csv").out
+    assert f"{images.name} (drawn)" in promptkit("table", "results", "--format", "csv").out
 
 
 def test_zero_shot_is_what_train_and_eval_find(bench: Command, promptkit: Command, tmp_path: Path) -> None:

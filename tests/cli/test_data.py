@@ -10,7 +10,7 @@ import pytest
 from promptkit import hookimpl
 from promptkit.data.catalog import NamedDataset
 from promptkit.data.layouts import read_dataset
-from promptkit.testing import registered, write_pictures
+from promptkit.testing import registered, write_images
 
 Command = Callable[..., "Finished"]  # type: ignore[name-defined]
 TINY = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--epochs", "1", "--shots", "2")
@@ -20,20 +20,20 @@ CUT = Path(__file__).parents[3] / "shared/data/coop"
 @pytest.fixture
 def eurosat(tmp_path: Path) -> Path:
     """A data root with EuroSAT, without its split file."""
-    folder = write_pictures(tmp_path / "root/eurosat/2750", ["circle", "cross", "star"], [], per_class=10)
+    folder = write_images(tmp_path / "root/eurosat/2750", ["circle", "cross", "star"], [], per_class=10)
     (folder / "star").rename(folder / "SeaLake")
     return tmp_path / "root"
 
 
-def test_what_a_folder_is_taken_for(promptkit: Command, pictures: Path) -> None:
-    done = promptkit("data", pictures)
+def test_what_a_folder_is_taken_for(promptkit: Command, images: Path) -> None:
+    done = promptkit("data", images)
     assert done.status == 0, done.err
     assert "2 domains, 4 classes, 64 pictures (<domain>/<class>/<image>)" in done.out
     (row,) = (line.split() for line in done.out.splitlines() if line.strip().startswith("circle"))
     assert row == ["circle", "8", "2", "6", "8", "8"]  # train, val, test, cartoon, photo
 
 
-def test_every_picture_is_opened_when_asked(promptkit: Command, eurosat: Path) -> None:
+def test_every_image_is_opened_when_asked(promptkit: Command, eurosat: Path) -> None:
     (eurosat / "eurosat/2750/circle/003.png").write_bytes(b"no picture")
     done = promptkit("data", eurosat, "--dataset", "eurosat", "--split", "draw", "--check")
     assert done.status == 0, done.err
@@ -102,7 +102,7 @@ def test_a_plugin_s_data_set(promptkit: Command, tmp_path: Path) -> None:
             named = NamedDataset("Shapes", lambda root: read_dataset(root / "shapes"), "shapes/", "the test writes it")
             register("shapes", named)
 
-    write_pictures(tmp_path / "shapes", domains=[])
+    write_images(tmp_path / "shapes", domains=[])
     with registered(Plugin()):  # type: ignore[arg-type]
         done = promptkit("train", "coop", "--data", tmp_path, "--dataset", "shapes", *TINY, "--out", "run")
         assert done.status == 0, done.err

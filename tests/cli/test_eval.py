@@ -41,7 +41,7 @@ def test_the_table_holds_the_figures(train: Command, promptkit: Command, tmp_pat
     assert f"{100 * sum(score['accuracy'] for score in scores.values()) / 2:.1f}" in mean
 
 
-def test_only_test_pictures_count_unless_told_otherwise(train: Command, promptkit: Command, tmp_path: Path) -> None:
+def test_only_test_images_count_unless_told_otherwise(train: Command, promptkit: Command, tmp_path: Path) -> None:
     train("coop", "--out", "run")
     # Eight pictures per class and domain: 4 train, 1 val, 3 test.
     for split, n in (("test", 12), ("val", 4), ("train", 16), ("all", 32)):
@@ -72,10 +72,10 @@ def test_a_class_specific_learner_says_why_it_cannot(train: Command, promptkit: 
 
 
 def test_a_run_is_evaluated_on_other_data(train: Command, promptkit: Command, tmp_path: Path) -> None:
-    from promptkit.testing import write_pictures
+    from promptkit.testing import write_images
 
     train("gopro", "--out", "run")
-    write_pictures(tmp_path / "other", ["arrow", "ring", "stripes"], ["sketch"])
+    write_images(tmp_path / "other", ["arrow", "ring", "stripes"], ["sketch"])
     done = promptkit("eval", "run", "--data", "other", "--split", "all", "--json", "figures.json")
     assert done.status == 0, done.err
     assert figures(tmp_path / "figures.json")["run"]["sketch"]["n"] == 24

@@ -113,8 +113,8 @@ def test_a_plugin_comes_and_goes_and_what_it_offers_is_said(
 
 def test_what_is_installed_and_no_use_is_said(elsewhere: Command, tmp_path: Path) -> None:
     broken = write_wheel(tmp_path, "promptkit-broken", "import nowhere_to_be_found")
-    stranger = write_wheel(tmp_path, "stranger", plugin=False)
-    done = elsewhere("install", "--no-index", broken, stranger)
+    unknown = write_wheel(tmp_path, "stranger", plugin=False)
+    done = elsewhere("install", "--no-index", broken, unknown)
     assert done.status == 2
     cause = "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
     assert f"promptkit-broken 1.0 is installed, but can't be loaded: {cause}" in done.err

@@ -38,8 +38,8 @@ def test_a_run_leaves_learner_settings_and_log(recipe: str, train: Command, tmp_
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == ([] if recipe == "zeroshot" else [1, 2])
     for line in lines:
-        assert {"ce", "lr", "pictures", "val_accuracy", "seconds"} <= line.keys()
-        assert line["pictures"] == 32  # 4 classes, 2 domains, 4 shots
+        assert {"ce", "lr", "images", "val_accuracy", "seconds"} <= line.keys()
+        assert line["images"] == 32  # 4 classes, 2 domains, 4 shots
     with safe_open(tmp_path / "run/learner.safetensors", framework="np") as file:
         header = json.loads(file.metadata()["promptkit"])
     assert header["recipe"] == recipe
@@ -133,7 +133,7 @@ def test_data_is_asked_for(promptkit: Command) -> None:
     assert "--data PATH" in done.err
 
 
-def test_a_missing_folder_and_one_without_pictures(promptkit: Command, tmp_path: Path) -> None:
+def test_a_missing_folder_and_one_without_images(promptkit: Command, tmp_path: Path) -> None:
     done = promptkit("train", "coop", "--data", "nowhere", "--backbone", "tiny")
     assert (done.status, "nowhere" in done.err) == (2, True)
     (tmp_path / "empty").mkdir()
@@ -141,7 +141,7 @@ def test_a_missing_folder_and_one_without_pictures(promptkit: Command, tmp_path:
     assert (done.status, "empty" in done.err) == (2, True)
 
 
-def test_fewer_pictures_than_shots_is_a_warning(train: Command) -> None:
+def test_fewer_images_than_shots_is_a_warning(train: Command) -> None:
     done = train("coop", "--out", "run", "--shots", "99")
     assert done.status == 0
     assert re.search(r"warning: fewer training pictures than 99 shots: .*circle \(4\)", done.err)
@@ -177,9 +177,9 @@ def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(train:
         assert json.loads(file.metadata()["promptkit"])["epoch"] in (2, 3)
 
 
-def damaged(folder: Path, pictures: Path) -> Path:
+def damaged(folder: Path, images: Path) -> Path:
     """A data set in which four stars are cut and one circle is empty."""
-    shutil.copytree(pictures, folder)
+    shutil.copytree(images, folder)
     for number in range(4):
         star = folder / f"photo/star/00{number}.png"
         star.write_bytes(star.read_bytes()[: star.stat().st_size // 2])
@@ -187,10 +187,8 @@ def damaged(folder: Path, pictures: Path) -> Path:
     return folder
 
 
-def test_unreadable_pictures_are_named_and_counted_or_an_error(
-    promptkit: Command, pictures: Path, tmp_path: Path
-) -> None:
-    data = damaged(tmp_path / "data", pictures)
+def test_unreadable_images_are_named_and_counted_or_an_error(promptkit: Command, images: Path, tmp_path: Path) -> None:
+    data = damaged(tmp_path / "data", images)
     words = (
         "train",
         "coop",
@@ -219,8 +217,8 @@ def test_unreadable_pictures_are_named_and_counted_or_an_error(
     assert "can't be read" in strict.err
 
 
-def test_ctrl_c_ends_cleanly_and_keeps_the_last_epoch(pictures: Path, tmp_path: Path) -> None:
-    words = ["train", "coop", "--data", str(pictures), "--backbone", "tiny", "--weights", "none", "--epochs", "5000"]
+def test_ctrl_c_ends_cleanly_and_keeps_the_last_epoch(images: Path, tmp_path: Path) -> None:
+    words = ["train", "coop", "--data", str(images), "--backbone", "tiny", "--weights", "none", "--epochs", "5000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "promptkit", *words, "--out", "run", "--workers", "1"],
         cwd=tmp_path,

@@ -149,7 +149,7 @@ def test_fingerprint_follows_files_not_the_place(tree):
     assert len({read_dataset(moved).fingerprint(), first}) == 2
 
 
-def test_fingerprint_follows_what_is_said_of_the_pictures(tree):
+def test_fingerprint_follows_what_is_said_of_the_images(tree):
     root = tree("a.jpg", "b.jpg", "c.jpg")
     manifest = root / "pictures.csv"
     rows = ["a.jpg,cat,photo,train", "b.jpg,dog,photo,train", "c.jpg,dog,photo,test"]

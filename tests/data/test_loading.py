@@ -17,9 +17,9 @@ from PIL import Image
 from promptkit.backbones.base import ImageSpec
 from promptkit.components import NoOptions, Views
 from promptkit.data import loading
+from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item, read_dataset
 from promptkit.data.loading import default_workers, eval_loader, train_loader
-from promptkit.data.pictures import Unreadable
 from promptkit.errors import DataError
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
@@ -31,9 +31,9 @@ class Cut(Views):
 
     names = ("image", "noise")
 
-    def __call__(self, picture, rng):
-        y, x = rng.integers(0, picture.shape[0] - 8), rng.integers(0, picture.shape[1] - 8)
-        cut = picture[y : y + 8, x : x + 8].transpose(2, 0, 1)
+    def __call__(self, image, rng):
+        y, x = rng.integers(0, image.shape[0] - 8), rng.integers(0, image.shape[1] - 8)
+        cut = image[y : y + 8, x : x + 8].transpose(2, 0, 1)
         return {"image": cut.astype(np.float32) / 255, "noise": rng.random((3, 2, 2), dtype=np.float32)}
 
 
@@ -92,7 +92,7 @@ def test_order_and_views_depend_on_seed_and_epoch_alone(items):
     assert epoch(train_loader(items, VIEWS, batch_size=4, seed=2), 0) != first
 
 
-def test_a_picture_looks_different_in_every_epoch(items):
+def test_a_image_looks_different_in_every_epoch(items):
     loader = train_loader(items[:2], VIEWS, batch_size=1, seed=1, workers=2)
     seen = {(index[0], str(views["noise"])) for number in range(3) for index, _, views in epoch(loader, number)}
     assert len(seen) == 6
@@ -130,7 +130,7 @@ def test_last_short_batch(items, batch_size, sizes):
     assert len(loader) == len(sizes)
 
 
-def test_unreadable_pictures_are_carried_along(items):
+def test_unreadable_images_are_carried_along(items):
     spoil(items, 0, 5)
     loaded = next(iter(train_loader(items, VIEWS, batch_size=10, seed=1)))
     assert len(loaded.batch.label) == len(loaded.index) == 8
@@ -153,9 +153,9 @@ def test_no_items():
             make()
 
 
-def test_errors_in_views_are_not_taken_for_bad_pictures(items):
+def test_errors_in_views_are_not_taken_for_bad_images(items):
     class Broken(Cut):
-        def __call__(self, picture, rng):
+        def __call__(self, image, rng):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -206,7 +206,7 @@ def test_default_workers(monkeypatch):
 
 
 class Threads(Views):
-    def __call__(self, picture, rng):
+    def __call__(self, image, rng):
         import cv2
 
         counts = (cv2.getNumThreads(), torch.get_num_threads(), signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
@@ -271,7 +271,7 @@ def test_pinning_reaches_the_tensors(items, monkeypatch):
 
 
 @pytest.mark.skipif(not (REAL / "coop/caltech-101").is_dir(), reason="no shared/data/coop/caltech-101")
-def test_real_pictures():
+def test_real_images():
     dataset = read_dataset(REAL / "coop/caltech-101/101_ObjectCategories", classes=["anchor", "wild cat"])
     spec = ImageSpec((224, 224), SPEC.mean, SPEC.std)
     loaded = list(eval_loader(dataset.items, spec, batch_size=16, workers=0))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from promptkit.data.layouts import read_dataset
 from promptkit.data.manifests import read_manifest
 from promptkit.errors import DataError
-from promptkit.testing import write_pictures
+from promptkit.testing import write_images
 
 values = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.lists(st.integers(), max_size=2),
@@ -87,7 +87,7 @@ def test_what_is_no_file_does_not_hang(kind: str, no_file: Callable[[Path, str],
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "9" * 10_000, '{"a": "x", "a": "y"}', '{"a": 1}', "nul", "3"])
 def test_class_names_that_are_no_json_are_one_error(content: str, tmp_path: Path) -> None:
-    write_pictures(tmp_path, domains=(), per_class=1)
+    write_images(tmp_path, domains=(), per_class=1)
     (tmp_path / "classnames.json").write_text(content)
     with pytest.raises(DataError, match=r"classnames\.json"):
         read_dataset(tmp_path)

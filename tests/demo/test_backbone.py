@@ -8,7 +8,7 @@ from torch import Tensor
 from promptkit.backbones.openclip import OpenClipBackbone
 from promptkit.build import load_backbone
 from promptkit.config import BackboneSettings
-from promptkit.demo.pictures import CLASSES, HELD_OUT_CLASSES, draw, generator
+from promptkit.demo.images import CLASSES, HELD_OUT_CLASSES, draw, generator
 from promptkit.registry import installed
 
 SEEN = [name for name in CLASSES if name not in HELD_OUT_CLASSES]
@@ -24,7 +24,7 @@ def backbone() -> OpenClipBackbone:
 def features(backbone: OpenClipBackbone, domain: str, per_class: int = 4) -> Tensor:
     """Of pictures of the seen classes that are in no training set, (classes * per_class D)."""
     drawn = [draw(name, domain, 64, generator(77, name, domain, n))[0] for name in SEEN for n in range(per_class)]
-    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in drawn])).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in drawn])).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.image.mean, backbone.image.std))
     return backbone.encode_image((pixels - mean) / std).pooled
 

@@ -2,14 +2,16 @@
 
 import torch
 
-from promptkit.evaluation.metrics import scores, verdicts
+from promptkit.evaluation.metrics import predictions, scores
 
 
 def test_figures_are_those_of_the_plain_definitions() -> None:
     rng = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(200, 9, generator=rng)
     label = torch.randint(0, 7, (200,), generator=rng)  # classes 7 and 8 never occur, but are predicted
-    found = scores(torch.cat([verdicts(logits[rows], label[rows]) for rows in torch.arange(200).split(37)]), label, 9)
+    found = scores(
+        torch.cat([predictions(logits[rows], label[rows]) for rows in torch.arange(200).split(37)]), label, 9
+    )
 
     guess, confidence = logits.argmax(1), logits.softmax(1).amax(1)
     assert {7, 8} <= set(guess.tolist())
@@ -40,6 +42,6 @@ def test_figures_are_those_of_the_plain_definitions() -> None:
 
 def test_with_fewer_than_five_classes_everything_is_in_the_top_five() -> None:
     label = torch.tensor([1, 1, 0])
-    found = scores(verdicts(torch.eye(3), label), label, 3)
+    found = scores(predictions(torch.eye(3), label), label, 3)
     assert found.top5 == 1
     assert abs(found.accuracy - 1 / 3) < 1e-6

@@ -57,12 +57,12 @@ class SoundViews(Views):
 
     names = ("image", "noisy")
 
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         height, width = self.image.size
         rows, columns = (
-            np.linspace(0, side - 1, n).astype(int) for side, n in zip(picture.shape[:2], (height, width), strict=True)
+            np.linspace(0, side - 1, n).astype(int) for side, n in zip(image.shape[:2], (height, width), strict=True)
         )
-        pixels = picture[rows][:, columns].transpose(2, 0, 1).astype(np.float32) / 255 - 0.5
+        pixels = image[rows][:, columns].transpose(2, 0, 1).astype(np.float32) / 255 - 0.5
         return {"image": pixels, "noisy": pixels + rng.normal(size=pixels.shape).astype(np.float32)}
 
 
@@ -297,8 +297,8 @@ class NoPickle(SoundViews):
 
 
 class WrongNames(SoundViews):
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        made = super().__call__(picture, rng)
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        made = super().__call__(image, rng)
         return {"image": made["image"], "nosy": made["noisy"]}
 
 
@@ -307,8 +307,8 @@ class NoImage(SoundViews):
 
 
 class NotFinite(SoundViews):
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        return {name: view + np.float32("inf") for name, view in super().__call__(picture, rng).items()}
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        return {name: view + np.float32("inf") for name, view in super().__call__(image, rng).items()}
 
 
 class ForgetsInPickle(SoundViews):
@@ -321,23 +321,23 @@ class ForgetsInPickle(SoundViews):
     def __getstate__(self) -> dict[str, Any]:
         return {"options": self.options, "image": self.image}
 
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        return {name: view + np.float32(self.brightness) for name, view in super().__call__(picture, rng).items()}
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        return {name: view + np.float32(self.brightness) for name, view in super().__call__(image, rng).items()}
 
 
 class ChannelsLast(SoundViews):
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        return {name: view.transpose(1, 2, 0) for name, view in super().__call__(picture, rng).items()}
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        return {name: view.transpose(1, 2, 0) for name, view in super().__call__(image, rng).items()}
 
 
 class Doubles(SoundViews):
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        return {name: view.astype(np.float64) for name, view in super().__call__(picture, rng).items()}
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        return {name: view.astype(np.float64) for name, view in super().__call__(image, rng).items()}
 
 
 class OwnDice(SoundViews):
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        return super().__call__(picture, np.random.default_rng(random.getrandbits(32)))
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        return super().__call__(image, np.random.default_rng(random.getrandbits(32)))
 
 
 class Vector(SoundLoss):
@@ -461,7 +461,7 @@ def altered(**attributes: Any) -> Callable[[str], Backbone]:
 
 awake = altered(train=nn.Module.train)
 nameless = altered(fingerprint="")
-misjudged = altered(tap_widths=property(lambda self: (7, 7), lambda self, widths: None))
+misjudged = altered(intermediate_widths=property(lambda self: (7, 7), lambda self, widths: None))
 
 
 def narrow(weights: str) -> Backbone:

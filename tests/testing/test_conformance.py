@@ -165,7 +165,7 @@ def backbone_plugin(load: Callable[[str], object]) -> object:
         ("awake", "frozen", "can be put in training mode"),
         ("nameless", "frozen", "fingerprint is empty or changes"),
         ("narrow", "features", "caption features are (2, 23): make them (2, 24)"),
-        ("misjudged", "features", "but `tap_widths` says (7, 7)"),
+        ("misjudged", "features", "but `intermediate_widths` says (7, 7)"),
         ("flat", "prompt encoding", "make it (#B C K D)"),
         ("severed", "prompts matter", "no gradient reaches contexts through the backbone"),
         ("long", "features", "caption features have no unit norm"),

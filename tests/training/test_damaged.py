@@ -84,22 +84,22 @@ def unsound_state(path: Path, signed: Callable[..., bytes]) -> Iterator[tuple[st
             if type(value) is not type(kept):
                 yield f"{part} is {value!r}", signed(tensors, {**plain, part: value})
         yield f"no {part}", signed(tensors, {key: old for key, old in plain.items() if key != part})
-    position = plain["position"]
-    for field, kept in position.items():
+    loop = plain["loop"]
+    for field, kept in loop.items():
         values = (*OTHER_TYPES, 10**400) if field in ("norms", "sums") else OTHER_TYPES
         for value in values:
             if type(value) is not type(kept) and (field, value) != ("norms", -1):
-                yield f"{field} is {value!r:.20}", signed(tensors, {**plain, "position": {**position, field: value}})
-        left = {key: old for key, old in position.items() if key != field}
-        yield f"no {field}", signed(tensors, {**plain, "position": left})
+                yield f"{field} is {value!r:.20}", signed(tensors, {**plain, "loop": {**loop, field: value}})
+        left = {key: old for key, old in loop.items() if key != field}
+        yield f"no {field}", signed(tensors, {**plain, "loop": left})
     for unsound in (
-        {"epoch": 0}, {"epoch": 3}, {"epoch": 10**30}, {"batch": 0}, {"pictures": 0}, {"step": 0}, {"sums": {"ce": "1"}},
+        {"epoch": 0}, {"epoch": 3}, {"epoch": 10**30}, {"batch": 0}, {"images": 0}, {"step": 0}, {"sums": {"ce": "1"}},
         {"sums": {"ce": None}}, {"sums": {"ce": True}}, {"more": 1},
     ):  # fmt: skip
         changed = {"steps_in_epoch": 1, **unsound}
-        yield f"position with {unsound}", signed(tensors, {**plain, "position": {**position, **changed}})
+        yield f"position with {unsound}", signed(tensors, {**plain, "loop": {**loop, **changed}})
     for constant in ("1e999", "NaN", "-Infinity"):
-        text = json.dumps({**plain, "position": {**position, "norms": 0.125}}).replace("0.125", constant)
+        text = json.dumps({**plain, "loop": {**loop, "norms": 0.125}}).replace("0.125", constant)
         yield f"norms {constant}", signed(tensors, text)
     for key, value in (("0.step", []), ("0.exp_avg", 3), ("99.step", 1), ("-1.step", 1), ("x.step", 1), ("", 1)):
         yield f"optimizer {key} {value}", signed(tensors, {**plain, "optimizer": {key: value}})
@@ -238,7 +238,7 @@ def test_any_metadata_is_read_or_refused(text: str) -> None:
             assert all(type(name) is str for name in metadata.classnames)
 
 
-parts = st.sampled_from(["position", "optimizer", "groups", "settings", "data"])
+parts = st.sampled_from(["loop", "optimizer", "groups", "settings", "data"])
 
 
 @given(st.one_of(json_values, st.dictionaries(parts, json_values)).map(json.dumps) | st.text(max_size=50))
@@ -288,7 +288,7 @@ def test_json_that_is_none(text: str) -> None:
 
 
 def test_no_pickle_is_read(
-    train: Command, promptkit: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Command, promptkit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run from training to evaluation, on weights in torch's own format, which is the only one that could hold any."""
     import pickle
@@ -314,7 +314,7 @@ def test_no_pickle_is_read(
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     torch.save(open_clip.CLIP(**config).state_dict(), folder / "open_clip_pytorch_model.bin")
     done = promptkit(
-        "train", "coop", "--data", pictures, "--backbone", f"local-dir:{folder}", "--workers", "0", "--epochs", "1",
+        "train", "coop", "--data", images, "--backbone", f"local-dir:{folder}", "--workers", "0", "--epochs", "1",
         "--out", "run",
     )  # fmt: skip
     assert done.status == 0, done.err

@@ -32,11 +32,11 @@ def launch(
 
 
 @pytest.mark.parametrize("recipe", ["gopro", "gopro-reference"])
-def test_training_is_that_of_one_process(recipe: str, train: Command, pictures: Path, tmp_path: Path) -> None:
+def test_training_is_that_of_one_process(recipe: str, train: Command, images: Path, tmp_path: Path) -> None:
     words = ("--batch-size", "4", "--epochs", "2", "--domains", "photo", "--lr", "0.02", "--device", "cpu")
     assert train(recipe, "--out", "one", *words).status == 0
     tiny = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--shots", "4")
-    done = launch(tmp_path, "train", recipe, "--data", pictures, *tiny, *words, "--out", "two")
+    done = launch(tmp_path, "train", recipe, "--data", images, *tiny, *words, "--out", "two")
     assert done.returncode == 0, done.stderr
     one, two = (load_file(tmp_path / run / "learner.safetensors") for run in ("one", "two"))
     for name, tensor in one.items():
@@ -45,7 +45,7 @@ def test_training_is_that_of_one_process(recipe: str, train: Command, pictures: 
         [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("one", "two")
     ]
     for a, b in zip(*logs, strict=True):
-        assert a["pictures"] == b["pictures"]
+        assert a["images"] == b["images"]
         for figure in ("ce", "consistency", "contrast", "val_accuracy", "grad_norm"):
             assert b[figure] == pytest.approx(a[figure], rel=1e-4, abs=1e-7), figure
     # One of them speaks.
@@ -84,8 +84,8 @@ for name in ("tip-adapter", "prograd"):
 """
 
 
-def test_what_looks_at_all_pictures_sees_them_in_every_process(
-    train: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_looks_at_all_images_sees_them_in_every_process(
+    train: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tip-Adapter's cache, though 4 of 16 pictures are left over in an epoch; ProGrad's conflicts of two gradients.
 
@@ -101,7 +101,7 @@ def test_what_looks_at_all_pictures_sees_them_in_every_process(
         with registered(import_module(f"promptkit_{name.replace('-', '_')}"), f"promptkit-{name}"):
             own = ["--set", "prompts.ctx_init="] if name == "prograd" else []
             assert train(name, "--out", f"one/{name}", *words, *own).status == 0
-    tiny = ("--data", pictures, "--backbone", "tiny", "--weights", "none", "--workers", "0")
+    tiny = ("--data", images, "--backbone", "tiny", "--weights", "none", "--workers", "0")
     done = launch(tmp_path, "two", *tiny, *words, start=[str(tmp_path / "examples.py")])
     assert done.returncode == 0, done.stderr
     for name in ("tip-adapter", "prograd"):
@@ -111,8 +111,8 @@ def test_what_looks_at_all_pictures_sees_them_in_every_process(
     assert load_file(tmp_path / "two/tip-adapter/learner.safetensors")["prompts.filled"].sum() == 16
 
 
-def test_an_unreadable_picture_ends_several_processes_with_its_name(pictures: Path, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(pictures, tmp_path / "copied"))
+def test_an_unreadable_image_ends_several_processes_with_its_name(images: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(images, tmp_path / "copied"))
     for path in (copied / "photo").rglob("*.png"):
         if path.stem != "000":
             path.write_bytes(b"no picture")
@@ -123,9 +123,9 @@ def test_an_unreadable_picture_ends_several_processes_with_its_name(pictures: Pa
     assert "remove the picture, or train in one process" in done.stderr
 
 
-def test_a_mistake_is_said_once(pictures: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_said_once(images: Path, tmp_path: Path) -> None:
     done = launch(
-        tmp_path, "train", "coop", "--data", pictures, "--backbone", "tiny", "--domains", "foto", "--device", "cpu"
+        tmp_path, "train", "coop", "--data", images, "--backbone", "tiny", "--domains", "foto", "--device", "cpu"
     )
     assert done.returncode != 0
     # torchrun repeats what a process wrote in a report of its own, below its own heading.
@@ -133,8 +133,8 @@ def test_a_mistake_is_said_once(pictures: Path, tmp_path: Path) -> None:
     assert said.count("error: no domain named 'foto'") == 1
 
 
-def test_a_batch_that_cannot_be_shared_is_an_error(pictures: Path, tmp_path: Path) -> None:
-    words = ("train", "coop", "--data", pictures, "--backbone", "tiny", "--weights", "none", "--device", "cpu")
+def test_a_batch_that_cannot_be_shared_is_an_error(images: Path, tmp_path: Path) -> None:
+    words = ("train", "coop", "--data", images, "--backbone", "tiny", "--weights", "none", "--device", "cpu")
     done = launch(tmp_path, *words, "--batch-size", "5")
     assert "a batch of 5 pictures can't be split evenly over 2 processes" in done.stderr
 
@@ -149,7 +149,7 @@ print("waits", group.options._timeout.total_seconds() >= 24 * 3600, flush=True)
 """
 
 
-def test_processes_wait_for_the_one_that_encodes_a_bank(tmp_path: Path) -> None:
+def test_processes_wait_for_the_one_that_encodes_a_feature_cache(tmp_path: Path) -> None:
     """By default they would give up after half an hour."""
     (tmp_path / "patient.py").write_text(PATIENT)
     done = launch(tmp_path, start=[str(tmp_path / "patient.py")])

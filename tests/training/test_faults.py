@@ -24,12 +24,12 @@ Command = Callable[..., "Finished"]
 
 
 @contextmanager
-def training(pictures: Path, folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+def training(images: Path, folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A training process that would go on for ever, past its first epoch."""
     tiny = ["--backbone", "tiny", "--weights", "none", "--epochs", "100000", "--device", "cpu"]
     tiny += ["--domains", "photo", "--shots", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "promptkit", "train", "coop", "--data", str(pictures), *tiny, "--out", "run", *words],
+        [sys.executable, "-m", "promptkit", "train", "coop", "--data", str(images), *tiny, "--out", "run", *words],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -72,8 +72,8 @@ linux = pytest.mark.skipif(
 
 
 @linux
-def test_a_killed_worker_is_one_message_and_the_last_epoch_stays(pictures: Path, tmp_path: Path) -> None:
-    with training(pictures, tmp_path, "--workers", "2") as process:
+def test_a_killed_worker_is_one_message_and_the_last_epoch_stays(images: Path, tmp_path: Path) -> None:
+    with training(images, tmp_path, "--workers", "2") as process:
         os.kill(children(process)[-1], signal.SIGKILL)
         said = message(process)
     assert re.search(r"error: a process that prepared pictures \(pid [\d, ]+\) died", said)
@@ -134,9 +134,9 @@ def test_a_folder_that_can_no_longer_be_written(
 
 
 def test_two_trainings_of_one_folder_are_refused(
-    train: Command, promptkit: Command, pictures: Path, tmp_path: Path
+    train: Command, promptkit: Command, images: Path, tmp_path: Path
 ) -> None:
-    with training(pictures, tmp_path, "--workers", "1") as process:
+    with training(images, tmp_path, "--workers", "1") as process:
         before = (tmp_path / "run/run.toml").read_bytes()
         done = train("coop", "--out", "run", "--force")
         assert done.status == 2
@@ -168,7 +168,7 @@ def test_a_lock_is_held_once_and_released(tmp_path: Path) -> None:
 
 
 def test_runs_are_listed_with_what_they_are(
-    train: Command, promptkit: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Command, promptkit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "250")
     train("coop", "--out", "runs/a/coop", "--seed", "3")
@@ -186,8 +186,8 @@ def test_runs_are_listed_with_what_they_are(
     rows = {line.split()[0]: line.split() for line in done.out.splitlines()[1:5]}
     assert list(rows) == ["runs/a/coop", "runs/broken", "runs/nan", "runs/zeroshot"]
     figure = ["val", f"{100 * best:.1f}", "%"]
-    assert rows["runs/a/coop"] == ["runs/a/coop", "coop", str(pictures), "3", "2/2", "finished", *figure]
-    assert rows["runs/zeroshot"][1:6] == ["zeroshot", str(pictures), "1", "2/2", "finished"]
+    assert rows["runs/a/coop"] == ["runs/a/coop", "coop", str(images), "3", "2/2", "finished", *figure]
+    assert rows["runs/zeroshot"][1:6] == ["zeroshot", str(images), "1", "2/2", "finished"]
     assert re.fullmatch(r"[23]/9 stopped", " ".join(rows["runs/nan"][4:6]))
     assert rows["runs/broken"] == ["runs/broken", "damaged"]
     assert "runs/broken is damaged: runs/broken/learner.safetensors is no promptkit checkpoint" in done.out
@@ -208,11 +208,11 @@ def test_runs_of_nothing(promptkit: Command, tmp_path: Path) -> None:
 # Pictures
 
 
-def test_larger_pictures_than_allowed_are_left_out(train: Command, promptkit: Command, pictures: Path) -> None:
+def test_larger_images_than_allowed_are_left_out(train: Command, promptkit: Command, images: Path) -> None:
     from PIL import Image
 
-    with Image.open(next(pictures.rglob("*.png"))) as picture:
-        width, height = picture.size
+    with Image.open(next(images.rglob("*.png"))) as image:
+        width, height = image.size
     done = train("coop", "--out", "run", "--max-pixels", width * height - 1)
     assert done.status == 2
     assert f"more than {width * height - 1:,} pixels" in done.err

@@ -26,11 +26,11 @@ def log(run: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize(("kills", "bank"), [(20, 0), (4, 2)])
+@pytest.mark.parametrize(("kills", "cached"), [(20, 0), (4, 2)])
 def test_kills_at_any_moment_change_nothing(
-    kills: int, bank: int, drive: Drive, pictures: Path, tmp_path: Path
+    kills: int, cached: int, drive: Drive, images: Path, tmp_path: Path
 ) -> None:
-    """With a bank, its writing can be killed too: every run has a cache of its own."""
+    """With a cache, its writing can be killed too: every run has a cache of its own."""
     done = drive(
         """
         out, kills, *words = sys.argv[1:]
@@ -66,10 +66,10 @@ def test_kills_at_any_moment_change_nothing(
         """,
         tmp_path,
         kills,
-        *("train", "gopro", "--data", pictures, "--backbone", "tiny", "--weights", "none", "--workers", "0"),
+        *("train", "gopro", "--data", images, "--backbone", "tiny", "--weights", "none", "--workers", "0"),
         *("--epochs", "3", "--shots", "4", "--domains", "photo", "--set", "train.optimizer=adamw"),
         *("--set", "train.save_minutes=0"),  # after every step, so that many kills fall into a save
-        *("--bank", bank),
+        *("--cached-views", cached),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[-1]) >= kills / 2, "most runs should have been killed before their end"
@@ -141,11 +141,11 @@ def test_another_number_of_processes_is_refused(stopped: Path, promptkit: Comman
 
 
 def test_other_labels_are_refused(
-    pictures: Path, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from promptkit.training.checkpoint import RunFolder
 
-    data = Path(shutil.copytree(pictures, tmp_path / "copied"))
+    data = Path(shutil.copytree(images, tmp_path / "copied"))
 
     def killed(folder: RunFolder, *arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -160,9 +160,9 @@ def test_other_labels_are_refused(
 
 
 def test_other_data_is_refused(stopped: Path, promptkit: Command, tmp_path: Path) -> None:
-    from promptkit.testing import write_pictures
+    from promptkit.testing import write_images
 
-    write_pictures(tmp_path / "other", per_class=9)
+    write_images(tmp_path / "other", per_class=9)
     done = promptkit("train", "--out", "run", "--resume", "--data", "other")
     assert done.status == 2
     assert "the pictures of the data set" in done.err
@@ -249,12 +249,12 @@ def test_a_kill_after_the_first_epoch_is_no_finished_run(
         assert learned(tmp_path / name) == learned(tmp_path / "whole")
 
 
-def test_the_log_of_a_resumed_epoch_counts_all_its_unreadable_pictures(
-    train: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_log_of_a_resumed_epoch_counts_all_its_unreadable_images(
+    train: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from promptkit.training.checkpoint import RunFolder
 
-    data = Path(shutil.copytree(pictures, tmp_path / "copied"))
+    data = Path(shutil.copytree(images, tmp_path / "copied"))
     for path in sorted(data.rglob("*.png"))[::5]:
         path.write_bytes(b"no picture")
     words = ("--data", data, "--batch-size", 4, "--set", "train.save_minutes=0", "--shots", 0)

@@ -93,13 +93,13 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(
 def test_a_tracker_that_is_not_there_is_said_before_anything_is_touched(
     train: Command, cache: Path, tmp_path: Path
 ) -> None:
-    done = train("coop", "--out", "run", "--bank", 1, "--log", "tensorbord")
+    done = train("coop", "--out", "run", "--cached-views", 1, "--log", "tensorbord")
     assert "no tracker named 'tensorbord'; did you mean 'tensorboard'?" in done.err
     assert not (tmp_path / "run").exists()
     train("coop", "--out", "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     kept = sorted(cache.rglob("*"))
-    done = train("coop", "--out", "run", "--seed", 2, "--bank", 1, "--force", "--log", "tensorbord")
+    done = train("coop", "--out", "run", "--seed", 2, "--cached-views", 1, "--force", "--log", "tensorbord")
     assert done.status == 2
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     assert sorted(cache.rglob("*")) == kept

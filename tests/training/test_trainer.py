@@ -22,24 +22,24 @@ from promptkit.training.trainer import Trainer, generator_states
 Command = Callable[..., "Finished"]
 
 
-def trainer(pictures: Path, recipe: str = "cocoop", **settings: object) -> Trainer:
+def trainer(images: Path, recipe: str = "cocoop", **settings: object) -> Trainer:
     config = resolve(installed(), recipe, sets=[f"train.{name}={value}" for name, value in settings.items()])
     backbone = tiny_backbone()
-    dataset = read_dataset(pictures, ["photo"])
+    dataset = read_dataset(images, ["photo"])
     learner = build_learner(config, installed(), backbone, dataset.classnames)
     views = build_views(config, installed(), backbone)
     batches = train_loader(dataset.items, views, batch_size=8, seed=1, workers=0)
     return Trainer(learner, batches, config.train)
 
 
-def test_the_schedule_is_the_published_one(pictures: Path) -> None:
-    rates = [result.lr for result in trainer(pictures, "coop", epochs=5, lr=0.002).epochs()]
+def test_the_schedule_is_the_published_one(images: Path) -> None:
+    rates = [result.lr for result in trainer(images, "coop", epochs=5, lr=0.002).epochs()]
     # One epoch at 1e-5, then a cosine over all epochs from the peak: Dassl's ConstantWarmupScheduler.
     assert rates == pytest.approx([1e-5] + [0.001 * (1 + math.cos(math.pi * t / 5)) for t in range(4)])
 
 
-def test_epoch_end_is_called_after_every_epoch(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = trainer(pictures, "coop", epochs=3)
+def test_epoch_end_is_called_after_every_epoch(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = trainer(images, "coop", epochs=3)
     heard: list[tuple[int, int]] = []
     monkeypatch.setattr(running.learner, "epoch_end", lambda epoch, epochs: heard.append((epoch, epochs)))
     list(running.epochs())
@@ -60,12 +60,12 @@ def out_of_memory(running: Trainer, monkeypatch: pytest.MonkeyPatch, until: int 
 
 
 def test_out_of_memory_is_answered_with_smaller_chunks(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("promptkit"), "propagate", True)
-    plain = trainer(pictures, epochs=2)
+    plain = trainer(images, epochs=2)
     list(plain.epochs())
-    short = trainer(pictures, epochs=2)
+    short = trainer(images, epochs=2)
     out_of_memory(short, monkeypatch, until=3)
     list(short.epochs())
     said = [record.message for record in caplog.records if "smaller chunks" in record.message]
@@ -74,16 +74,16 @@ def test_out_of_memory_is_answered_with_smaller_chunks(
         torch.testing.assert_close(short.learner.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_out_of_memory_in_the_smallest_chunks_is_an_error(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = trainer(pictures, epochs=1)
+def test_out_of_memory_in_the_smallest_chunks_is_an_error(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = trainer(images, epochs=1)
     out_of_memory(running, monkeypatch, until=None)
     with pytest.raises(TrainingError, match="out of memory at step 1, in the smallest chunks: tried to allocate"):
         list(running.epochs())
 
 
-def test_out_of_memory_in_one_of_several_processes_is_an_error(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_one_of_several_processes_is_an_error(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller chunks would gather once more what the others have gathered."""
-    running = trainer(pictures, epochs=1)
+    running = trainer(images, epochs=1)
     out_of_memory(running, monkeypatch, until=3)
     monkeypatch.setattr("promptkit.distributed.processes", lambda: 2)
     with pytest.raises(TrainingError, match="out of memory at step 1: tried to allocate") as raised:
@@ -118,9 +118,9 @@ def test_a_gradient_that_is_not_finite_is_not_stepped(
         assert torch.equal(read_tensors(tmp_path / "run")[name], tensor)
 
 
-def test_a_state_goes_on_on_another_kind_of_device(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_goes_on_on_another_kind_of_device(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's generator is read from the device of the run, and set where the state has one."""
-    before, after = trainer(pictures, "coop"), trainer(pictures, "coop")
+    before, after = trainer(images, "coop"), trainer(images, "coop")
     tensors, plain = before.state()
     assert {name for name in tensors if name.startswith("generator")} == {"generator.0.cpu"}
     asked: list[torch.device] = []

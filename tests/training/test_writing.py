@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptkit.data.bankfile import BankWriter
+from promptkit.data.cachefile import CacheWriter
 from promptkit.training import tensorfile
 from promptkit.training.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, RunFolder, read_metadata, read_tensors
 from promptkit.training.lock import LOCK, is_locked
@@ -35,18 +35,16 @@ def assert_equal(one: Path, other: Path) -> None:
         assert torch.equal(tensor, learned[name]), name
 
 
-def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(
-    drive: Drive, pictures: Path, tmp_path: Path
-) -> None:
-    """The system's limit on a file's size, at sizes between which run file, bank, log, state and learner lie."""
+def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(drive: Drive, images: Path, tmp_path: Path) -> None:
+    """The system's limit on a file's size, at sizes between which run file, cache, log, state and learner lie."""
     done = drive(
         """
         import json, resource
         out, *words = sys.argv[1:]
         found = []
         small, large = [(400, 0, 3), (2500, 0, 3), (2500, 0, 1), (9000, 0, 1)], [(10**6, 1, 3)]
-        for limit, bank, epochs in [(0, 1, 3), (3000, 1, 3), *small, (20000, 0, 3), *large]:
-            name = f"{limit}-{bank}-{epochs}"
+        for limit, cache, epochs in [(0, 1, 3), (3000, 1, 3), *small, (20000, 0, 3), *large]:
+            name = f"{limit}-{cache}-{epochs}"
             os.environ["PROMPTKIT_CACHE"] = f"{out}/cache{name}"
             read, write = os.pipe()
             child = os.fork()
@@ -54,7 +52,8 @@ def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(
                 os.dup2(write, 2)
                 os.dup2(write, 1)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-                sys.argv = ["promptkit", *words, "--bank", str(bank), "--epochs", str(epochs), "--out", f"{out}/run{name}"]
+                sys.argv = ["promptkit", *words, "--cached-views", str(cache), "--epochs", str(epochs)]
+                sys.argv += ["--out", f"{out}/run{name}"]
                 try:
                     promptkit.cli.main()
                 except SystemExit as end:
@@ -65,7 +64,7 @@ def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(
         print(json.dumps(found))
         """,
         tmp_path,
-        *("train", "gopro", "--data", pictures, "--backbone", "tiny", "--weights", "none", "--workers", "0"),
+        *("train", "gopro", "--data", images, "--backbone", "tiny", "--weights", "none", "--workers", "0"),
         *("--shots", "4", "--domains", "photo", "--set", "train.optimizer=adamw"),
     )
     assert done.returncode == 0, done.stderr
@@ -135,20 +134,20 @@ def test_a_disk_that_fills_up_loses_nothing(
     assert len((small_disk / "run" / LOG).read_text().splitlines()) == 3
 
 
-def test_a_disk_that_fills_up_under_a_bank(
+def test_a_disk_that_fills_up_under_a_feature_cache(
     small_disk: Path, train: Command, promptkit: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("coop", "--out", "run", "--no-cache")
     monkeypatch.setenv("PROMPTKIT_CACHE", str(small_disk))
-    opened = BankWriter.open
+    opened = CacheWriter.open
 
-    def open_and_fill(writer: BankWriter) -> None:
+    def open_and_fill(writer: CacheWriter) -> None:
         opened(writer)
         fill(small_disk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BankWriter, "open", open_and_fill)
-        done = train("coop", "--out", "banked", "--bank", 1)
+        patch.setattr(CacheWriter, "open", open_and_fill)
+        done = train("coop", "--out", "cached", "--cached-views", 1)
         assert done.status == 2
         assert "features can't be kept in disk/features: No space left on device".replace("disk", str(small_disk)) in (
             done.err
@@ -182,9 +181,9 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_permission_taken_away_during_a_run_loses_nothing(
-    train: Command, promptkit: Command, pictures: Path, tmp_path: Path
+    train: Command, promptkit: Command, images: Path, tmp_path: Path
 ) -> None:
-    words = ["--data", str(pictures), "--epochs", "40", "--domains", "photo", "--shots", "2"]
+    words = ["--data", str(images), "--epochs", "40", "--domains", "photo", "--shots", "2"]
     words += ["--device", "cpu", "--no-cache"]
     tiny = ["--backbone", "tiny", "--weights", "none", "--workers", "0"]
     process = subprocess.Popen(
@@ -209,9 +208,7 @@ def test_permission_taken_away_during_a_run_loses_nothing(
     assert_equal(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_cache_and_folders_that_may_not_be_written(
-    train: Command, cache: Path, tmp_path: Path, pictures: Path
-) -> None:
+def test_a_cache_and_folders_that_may_not_be_written(train: Command, cache: Path, tmp_path: Path, images: Path) -> None:
     """One process for all: what it prints comes after the name of the case."""
     train("coop", "--out", "run", "--no-cache")
     (tmp_path / "run/log.jsonl").chmod(0o444)
@@ -223,9 +220,9 @@ def test_a_cache_and_folders_that_may_not_be_written(
     hidden = tmp_path / "hidden"
     (hidden / "run").mkdir(parents=True)
     hidden.chmod(0)
-    tiny = ["--backbone", "tiny", "--weights", "none", "--workers", "0", "--epochs", "1", "--data", str(pictures)]
+    tiny = ["--backbone", "tiny", "--weights", "none", "--workers", "0", "--epochs", "1", "--data", str(images)]
     commands = {
-        "bank": ["train", "coop", *tiny, "--out", "new", "--bank", "1"],
+        "cache": ["train", "coop", *tiny, "--out", "new", "--cached-views", "1"],
         "eval": ["eval", "run"],
         "out": ["train", "coop", *tiny, "--out", "closed"],
         "below": ["train", "coop", *tiny, "--out", "closed/run"],
@@ -256,9 +253,9 @@ def test_a_cache_and_folders_that_may_not_be_written(
     assert "unexpected" not in done.stderr
     said = dict(zip(commands, re.split(r"^\w+ \d$", done.stderr, flags=re.MULTILINE), strict=False))
     assert re.findall(r"^(\w+) (\d)$", done.stderr, re.MULTILINE) == [
-        ("bank", "2"), ("eval", "0"), ("out", "2"), ("below", "2"), ("hidden", "2"), ("json", "2"),
+        ("cache", "2"), ("eval", "0"), ("out", "2"), ("below", "2"), ("hidden", "2"), ("json", "2"),
     ]  # fmt: skip
-    assert "features: Permission denied" in said["bank"]
+    assert "features: Permission denied" in said["cache"]
     assert "Permission denied; evaluated without keeping features" in said["eval"]
     assert f"error: closed/{LOCK} can't be written: Permission denied" in said["out"]
     assert "error: closed/run can't be written: Permission denied" in said["below"]

@@ -32,10 +32,12 @@ class MaPLePrompts(ContextPrompts):
         if options.depth < 1:
             raise ConfigError(f"prompts.depth={options.depth}: expected at least 1")
         backbone = scene.backbone
-        depth = min(options.depth, backbone.text_depth, len(backbone.tap_widths))
+        depth = min(options.depth, backbone.text_depth, len(backbone.intermediate_widths))
         tokens = self.ctx.shape[-2]
         self.deep = nn.Parameter(0.02 * torch.randn(depth - 1, tokens, backbone.text_width))
-        self.couple = nn.ModuleList(nn.Linear(backbone.text_width, backbone.tap_widths[0]) for _ in range(depth))
+        self.couple = nn.ModuleList(
+            nn.Linear(backbone.text_width, backbone.intermediate_widths[0]) for _ in range(depth)
+        )
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
         return TextPrompts(self.ctx[None], self.deep if len(self.deep) else None)

@@ -32,7 +32,7 @@ class PLOTPrompts(ContextPrompts):
 class PLOT(Learner):
     """A class scores the similarity of patches and prompts under the transport plan between them."""
 
-    reads_patches = True
+    needs_patches = True
 
     def logits(self, view: View) -> Float[Tensor, "B C"]:
         assert view.patches is not None

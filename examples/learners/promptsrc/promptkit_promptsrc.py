@@ -36,9 +36,13 @@ class PromptSRCPrompts(ContextPrompts):
         if min(options.n_vision, options.depth) < 1 or options.spread <= 0:
             raise ConfigError("prompts.n_vision and prompts.depth have to be at least 1, prompts.spread above 0")
         backbone = scene.backbone
-        text_depth, vision_depth = (min(options.depth, n) for n in (backbone.text_depth, len(backbone.tap_widths)))
+        text_depth, vision_depth = (
+            min(options.depth, n) for n in (backbone.text_depth, len(backbone.intermediate_widths))
+        )
         self.deep = nn.Parameter(0.02 * torch.randn(text_depth - 1, self.ctx.shape[-2], backbone.text_width))
-        self.tokens = nn.Parameter(0.02 * torch.randn(vision_depth, 1, options.n_vision, backbone.tap_widths[0]))
+        self.tokens = nn.Parameter(
+            0.02 * torch.randn(vision_depth, 1, options.n_vision, backbone.intermediate_widths[0])
+        )
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
         return TextPrompts(self.ctx[None], self.deep if len(self.deep) else None)

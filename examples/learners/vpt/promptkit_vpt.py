@@ -31,7 +31,7 @@ class VPTPrompts(PromptGenerator):
         super().__init__(options, scene)
         if options.n_ctx < 1 or options.depth < 1:
             raise ConfigError(f"prompts.n_ctx={options.n_ctx}, prompts.depth={options.depth}: expected at least 1")
-        widths = scene.backbone.tap_widths
+        widths = scene.backbone.intermediate_widths
         depth = min(options.depth, len(widths))
         self.tokens = nn.Parameter(0.02 * torch.randn(depth, 1, options.n_ctx, widths[0]))
         self.known: tuple[tuple[str, ...], Tensor] | None = None

@@ -16,63 +16,63 @@ from albumentations.augmentations.pixel import functional as pixel
 # Where a direction means nothing only the level's size counts.
 
 
-def autocontrast(picture: np.ndarray, level: float) -> np.ndarray:
+def autocontrast(image: np.ndarray, level: float) -> np.ndarray:
     """Stretch each channel to the full range, whatever the level."""
-    stretched: np.ndarray = pixel.auto_contrast(picture, cutoff=0, ignore=None, method="pil")
+    stretched: np.ndarray = pixel.auto_contrast(image, cutoff=0, ignore=None, method="pil")
     return stretched
 
 
-def equalize(picture: np.ndarray, level: float) -> np.ndarray:
+def equalize(image: np.ndarray, level: float) -> np.ndarray:
     """Flatten each channel's histogram, whatever the level."""
-    flat: np.ndarray = pixel.equalize(picture)
+    flat: np.ndarray = pixel.equalize(image)
     return flat
 
 
-def posterize(picture: np.ndarray, level: float) -> np.ndarray:
+def posterize(image: np.ndarray, level: float) -> np.ndarray:
     """Keep 4 bits of each value, down to 1."""
     dropped = 4 + int(0.4 * abs(level))
-    return picture >> dropped << dropped
+    return image >> dropped << dropped
 
 
-def solarize(picture: np.ndarray, level: float) -> np.ndarray:
+def solarize(image: np.ndarray, level: float) -> np.ndarray:
     """Invert the values from a threshold upwards, which falls from 256 to 0."""
-    return np.where(picture < 256 - int(25.6 * abs(level)), picture, 255 - picture)
+    return np.where(image < 256 - int(25.6 * abs(level)), image, 255 - image)
 
 
-def rotate(picture: np.ndarray, level: float) -> np.ndarray:
+def rotate(image: np.ndarray, level: float) -> np.ndarray:
     """Turn about the middle, by up to 30 degrees."""
-    height, width = picture.shape[:2]
-    return warp(picture, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -int(3 * level), 1.0))
+    height, width = image.shape[:2]
+    return warp(image, cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -int(3 * level), 1.0))
 
 
-def shear_x(picture: np.ndarray, level: float) -> np.ndarray:
+def shear_x(image: np.ndarray, level: float) -> np.ndarray:
     """Slant about the top edge, by up to 0.3 pixels a row."""
     slant = 0.03 * level
     # Half a row: levels count from the edge of the picture, OpenCV from the middle of its first pixel.
-    return warp(picture, [[1, slant, slant / 2], [0, 1, 0]])
+    return warp(image, [[1, slant, slant / 2], [0, 1, 0]])
 
 
-def shear_y(picture: np.ndarray, level: float) -> np.ndarray:
+def shear_y(image: np.ndarray, level: float) -> np.ndarray:
     """Slant about the left edge, by up to 0.3 pixels a column."""
     slant = 0.03 * level
-    return warp(picture, [[1, 0, 0], [slant, 1, slant / 2]])
+    return warp(image, [[1, 0, 0], [slant, 1, slant / 2]])
 
 
-def translate_x(picture: np.ndarray, level: float) -> np.ndarray:
+def translate_x(image: np.ndarray, level: float) -> np.ndarray:
     """Move sideways, by up to a third of the width, whole pixels."""
-    return warp(picture, [[1, 0, int(level * picture.shape[1] / 30)], [0, 1, 0]])
+    return warp(image, [[1, 0, int(level * image.shape[1] / 30)], [0, 1, 0]])
 
 
-def translate_y(picture: np.ndarray, level: float) -> np.ndarray:
+def translate_y(image: np.ndarray, level: float) -> np.ndarray:
     """Move up or down, by up to a third of the height, whole pixels."""
-    return warp(picture, [[1, 0, 0], [0, 1, int(level * picture.shape[0] / 30)]])
+    return warp(image, [[1, 0, 0], [0, 1, int(level * image.shape[0] / 30)]])
 
 
-def warp(picture: np.ndarray, source: Any) -> np.ndarray:
+def warp(image: np.ndarray, source: Any) -> np.ndarray:
     """Bilinear, black outside. `source` (2 3) gives the place in `picture` of each pixel of the result."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped: np.ndarray = cv2.warpAffine(picture, np.asarray(source, dtype=np.float64), (width, height), flags=flags)
+    warped: np.ndarray = cv2.warpAffine(image, np.asarray(source, dtype=np.float64), (width, height), flags=flags)
     return warped
 
 
@@ -128,8 +128,8 @@ class AugMix(ImageOnlyTransform):
         """`img` is (H W 3), uint8."""
         mixed = np.float32(clean) * img
         for chain, weight in zip(chains, weights, strict=True):
-            picture = img
+            image = img
             for operation, level in chain:
-                picture = OPERATIONS[operation](picture, level)
-            mixed += np.float32((1 - clean) * weight) * picture
+                image = OPERATIONS[operation](image, level)
+            mixed += np.float32((1 - clean) * weight) * image
         return mixed.round().astype(np.uint8)

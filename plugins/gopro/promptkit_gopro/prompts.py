@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit import ConfigError
-from promptkit.backbones.base import Taps
+from promptkit.backbones.base import Intermediates
 from promptkit.components import ContextPrompts, Scene
 from promptkit.tensors import ImageFeatures, TextPrompts
 from promptkit_gopro.views import VIEWS
@@ -48,7 +48,7 @@ class GOProPrompts(ContextPrompts):
 
     def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        widths, text_width = scene.backbone.tap_widths, scene.backbone.text_width
+        widths, text_width = scene.backbone.intermediate_widths, scene.backbone.text_width
         moments = 2 if options.style == "separate" else 1
         self.style = nn.ModuleList(nn.Linear(moments * width, text_width) for width in widths)
         self.content = nn.ModuleList(nn.Linear(width, text_width) for width in widths)
@@ -61,8 +61,8 @@ class GOProPrompts(ContextPrompts):
                 nn.init.zeros_(head.bias)
         self.rho = nn.ModuleDict(heads)
 
-    def taps(self) -> Taps:
-        return Taps(mean_and_deviation)
+    def intermediates(self) -> Intermediates:
+        return Intermediates(mean_and_deviation)
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
         """Contexts (B 1 1 M W), the views along B.
@@ -70,17 +70,17 @@ class GOProPrompts(ContextPrompts):
         Raises ConfigError for a view that has no head.
         """
         assert features is not None, "conditional prompts need an image"
-        blocks = self.style_and_content(features.taps).chunk(len(features.views))
+        blocks = self.style_and_content(features.intermediates).chunk(len(features.views))
         shift = torch.cat(
             [self.head(view)(part.mT).squeeze(-1) for view, part in zip(features.views, blocks, strict=True)]
         )
         return TextPrompts(self.ctx + shift[:, None, None, None])
 
-    def style_and_content(self, taps: tuple[Float[Tensor, "B 2 _"], ...]) -> Float[Tensor, "B T W"]:
+    def style_and_content(self, intermediates: tuple[Float[Tensor, "B 2 _"], ...]) -> Float[Tensor, "B T W"]:
         """What each block says about the image, at the text width: "feature rescaling" in the released code."""
         merge = torch.flatten if self.options.style == "separate" else torch.mean
-        style = [linear(merge(tap, 1)) for linear, tap in zip(self.style, taps, strict=True)]
-        content = [linear(tap[:, 0]) for linear, tap in zip(self.content, taps, strict=True)]
+        style = [linear(merge(intermediate, 1)) for linear, intermediate in zip(self.style, intermediates, strict=True)]
+        content = [linear(intermediate[:, 0]) for linear, intermediate in zip(self.content, intermediates, strict=True)]
         return (torch.stack(style, 1) + torch.stack(content, 1)) / 2
 
     def head(self, view: str) -> nn.Module:

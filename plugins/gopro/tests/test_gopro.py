@@ -41,11 +41,11 @@ def build(projector: type[Projector] = GOProProjector, backbone: Backbone | None
     )
 
 
-def batch(pictures: int) -> Batch:
+def batch(images: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(pictures, 3, 32, 32, generator=generator)
+    first = torch.randn(images, 3, 32, 32, generator=generator)
     views = {name: first + i * torch.randn(first.shape, generator=generator) for i, name in enumerate(VIEWS)}
-    return Batch(views, torch.arange(pictures) % len(NAMES))
+    return Batch(views, torch.arange(images) % len(NAMES))
 
 
 # The literal computation.
@@ -65,9 +65,9 @@ def run_block(block: torch.nn.Module, x: Tensor, causal: bool) -> Tensor:
     return x + block.mlp(block.ln_2(x))
 
 
-def image_tower(visual: torch.nn.Module, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
+def image_tower(visual: torch.nn.Module, image: Tensor) -> tuple[Tensor, list[Tensor]]:
     """From a picture (3 H W): its unit-norm feature (D) and every block's tokens (N V)."""
-    patches = visual.conv1(picture[None])[0].flatten(1).T
+    patches = visual.conv1(image[None])[0].flatten(1).T
     x = visual.ln_pre(torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding)
     blocks = []
     for block in visual.transformer.resblocks:
@@ -129,10 +129,10 @@ def literal(learner: Learner, seen: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits (B C) and loss terms."""
     clip, prompts, projector = learner.scene.backbone.model, learner.prompts, learner.projector
     image, text = {}, {}
-    for view, pictures in seen.views.items():
+    for view, batch in seen.views.items():
         images, texts = [], []
-        for picture in pictures:
-            feature, blocks = image_tower(clip.visual, picture)
+        for pixels in batch:
+            feature, blocks = image_tower(clip.visual, pixels)
             ctx = torch.stack([token + literal_shift(prompts, blocks, view) for token in prompts.ctx[0, 0]])
             images.append(feature)
             texts.append(torch.stack([text_feature(clip, ctx, name) for name in NAMES]))
@@ -209,7 +209,7 @@ def test_training_starts_at_a_photo_of_a():
     assert (torch_default.predict(pixels) - expected).abs().max() > 5 * apart
 
 
-def test_heads_are_the_views_own_and_evaluation_uses_the_pictures():
+def test_heads_are_the_views_own_and_evaluation_uses_the_images():
     learner = build().eval()
     seen = batch(2)
     before, texts = learner.predict(seen.views["image"]), learner(seen).views
@@ -223,7 +223,7 @@ def test_heads_are_the_views_own_and_evaluation_uses_the_pictures():
 
 def test_a_view_without_a_head():
     features = ImageFeatures(
-        torch.randn(2, 24), taps=tuple(torch.randn(2, 2, 48) for _ in range(3)), views=("blurred",)
+        torch.randn(2, 24), intermediates=tuple(torch.randn(2, 2, 48) for _ in range(3)), views=("blurred",)
     )
     assert build(heads="shared").prompts.text(features).context.shape == (2, 1, 1, 4, 32)
     with pytest.raises(ConfigError, match="none for 'blurred'"):
@@ -233,7 +233,7 @@ def test_a_view_without_a_head():
 def test_blocks_may_differ_in_width():
     resnet = tiny_backbone(vision={"layers": (1, 1, 1, 1), "width": 8, "head_width": 16})
     learner = build(backbone=resnet)
-    assert len(set(resnet.tap_widths)) > 1
+    assert len(set(resnet.intermediate_widths)) > 1
     learner.backward(learner.loss(learner(batch(2))))
     assert all(parameter.grad is not None for parameter in learner.parameters())
 
@@ -245,7 +245,7 @@ def test_paper_projectors_start_as_the_identity():
     torch.testing.assert_close(projector.text(features[:, None, None]), features[:, None, None])
 
 
-def test_batch_normalisation_needs_two_pictures_in_training_only():
+def test_batch_normalisation_needs_two_images_in_training_only():
     learner = build(ReferenceProjector, **REFERENCE)
     with pytest.raises(TrainingError, match="one picture"):
         learner(batch(1))

@@ -31,11 +31,11 @@ def nt_xent_loop(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.
     return total / (2 * len(a))
 
 
-@pytest.mark.parametrize("pictures", [1, 2, 5])
+@pytest.mark.parametrize("images", [1, 2, 5])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_nt_xent_is_its_definition(pictures: int, temperature: float):
+def test_nt_xent_is_its_definition(images: int, temperature: float):
     torch.manual_seed(0)
-    a, b = (torch.randn(pictures, 8, requires_grad=True) for _ in range(2))
+    a, b = (torch.randn(images, 8, requires_grad=True) for _ in range(2))
     loss, expected = nt_xent(a, b, temperature), nt_xent_loop(a, b, temperature)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(expected, (a, b)))

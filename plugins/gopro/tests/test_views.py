@@ -46,7 +46,7 @@ def test_only_the_generator_makes_them_differ(views: GOProViews, noise: np.ndarr
         assert not np.array_equal(first[name], other[name])
 
 
-def test_all_views_show_this_picture_normalised_by_the_spec(views: GOProViews):
+def test_all_views_show_this_image_normalised_by_the_spec(views: GOProViews):
     """A flat picture of one colour survives crops and flips, so that only the values can change."""
     flat = np.full((40, 50, 3), (200, 100, 50), np.uint8)
     made = [views(flat, np.random.default_rng(seed)) for seed in range(40)]

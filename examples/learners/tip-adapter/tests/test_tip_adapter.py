@@ -29,17 +29,17 @@ def test_it_keeps_the_contract() -> None:
 
 def test_logits_are_zero_shot_and_the_votes_of_the_cache() -> None:
     learner = build("tip-adapter")
-    pictures, asked = batch(seed=1), batch(seed=2).views["image"]
-    learner.start([pictures])
+    images, asked = batch(seed=1), batch(seed=2).views["image"]
+    learner.start([images])
     backbone = learner.scene.backbone
-    keys, image = (backbone.encode_image(pixels).pooled for pixels in (pictures.views["image"], asked))
+    keys, image = (backbone.encode_image(pixels).pooled for pixels in (images.views["image"], asked))
     text = backbone.encode_captions([f"a photo of a {name}." for name in NAMES])
-    one_hot = torch.eye(len(NAMES))[pictures.label]
+    one_hot = torch.eye(len(NAMES))[images.label]
     expected = backbone.logit_scale * image @ text.T + (-5.5 * (1 - image @ keys.T)).exp() @ one_hot
     torch.testing.assert_close(learner.eval().predict(asked), expected)
 
 
-def test_a_class_with_too_many_pictures_says_so() -> None:
+def test_a_class_with_too_many_images_says_so() -> None:
     learner = build("tip-adapter", "prompts.places=1")
     with pytest.raises(ConfigError, match="more than prompts"):
         learner.start([batch(), batch()])

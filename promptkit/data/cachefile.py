@@ -1,4 +1,4 @@
-"""The file of a feature bank: a safetensors file that is written row by row, and read without being loaded."""
+"""The file of a feature cache: a safetensors file that is written row by row, and read without being loaded."""
 
 import contextlib
 import json
@@ -24,10 +24,10 @@ _ROOM = 256
 """Spare bytes in the header, which is written again at the end, when the sizes are known."""
 _CHUNK = 1 << 24
 MAX_FILE = 1 << 50
-"""Bytes; a bank is never in memory."""
+"""Bytes; a cache is never in memory."""
 
 
-class DamagedBankError(Exception):
+class DamagedCacheError(Exception):
     """A file that is none of ours, or not as it was written."""
 
 
@@ -42,7 +42,7 @@ class Field:
         return 4 * int(np.prod(self.shape))
 
 
-class BankWriter:
+class CacheWriter:
     """Writes features (versions, views, pictures, ...) in the order in which the pictures come, then appears at once.
 
     Nothing is held in memory, and the file has its place only when all of it is on the disk.
@@ -72,8 +72,8 @@ class BankWriter:
             free = shutil.disk_usage(self.path.parent).free
             if self.size > 0.95 * free:
                 raise OutputError(
-                    f"features of {self.lead[2]} pictures take {in_words(self.size)}, and {self.path.parent} has "
-                    f"{in_words(free)} left",
+                    f"features of {self.lead[2]} pictures take {format_bytes(self.size)}, and {self.path.parent} has "
+                    f"{format_bytes(free)} left",
                     "promptkit cache clear makes room; PROMPTKIT_CACHE names another folder",
                 )
             self.file = self.fresh.open("wb+")
@@ -133,47 +133,47 @@ class BankWriter:
 
 
 @dataclass(frozen=True, eq=False)
-class BankContent:
-    """What a bank holds, mapped from the disk."""
+class CacheContent:
+    """What a cache holds, mapped from the disk."""
 
     fields: Mapping[str, Tensor]
-    """"pooled", "patches", "taps.0", ...: (versions, views, pictures, ...); none where no picture was readable."""
+    """"pooled", "patches", "intermediates.0", ...: (versions, views, pictures, ...); none where no picture was readable."""
     readable: Tensor
     """(pictures) bool"""
     unreadable: Sequence[tuple[str, str]]
     """Path and reason."""
 
 
-def read_bank(path: Path, lead: tuple[int, int, int]) -> BankContent:
+def read_cache(path: Path, lead: tuple[int, int, int]) -> CacheContent:
     """`lead` is versions, views, pictures. Raises DamagedBankError when a byte is not as written, or it holds others."""
     try:
         regular_file(path, MAX_FILE)
         with safe_open(path, framework="pt") as opened, path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             if (opened.metadata() or {}).get("checksum") != str(_checksum(file, start)):
-                raise DamagedBankError("its checksum is wrong")
+                raise DamagedCacheError("its checksum is wrong")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         readable, reasons = tensors.pop("readable"), plain_json(bytes(tensors.pop("unreadable").tolist()))
-    except DamagedBankError:
+    except DamagedCacheError:
         raise
     except Exception as error:  # torch has its own errors for types and shapes that it doesn't know
-        raise DamagedBankError(str(error)) from None
-    taps = [name for name in tensors if name not in ("pooled", "patches")]
+        raise DamagedCacheError(str(error)) from None
+    intermediates = [name for name in tensors if name not in ("pooled", "patches")]
     if not (
         readable.dtype == torch.uint8
         and readable.shape == lead[2:]
         and all(tensor.dtype == torch.float32 and tensor.shape[:3] == lead for tensor in tensors.values())
-        and set(taps) == {f"taps.{i}" for i in range(len(taps))}
+        and set(intermediates) == {f"intermediates.{i}" for i in range(len(intermediates))}
         and ("pooled" in tensors or not tensors)
         and isinstance(reasons, list)
         and all(isinstance(pair, list) and list(map(type, pair)) == [str, str] for pair in reasons)
     ):
-        raise DamagedBankError("it holds something else than its name says")
-    return BankContent(tensors, readable.bool(), [(path, reason) for path, reason in reasons])
+        raise DamagedCacheError("it holds something else than its name says")
+    return CacheContent(tensors, readable.bool(), [(path, reason) for path, reason in reasons])
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a bank says about itself; empty for a damaged one."""
+    """What a cache says about itself; empty for a damaged one."""
     try:
         regular_file(path, MAX_FILE)
         with safe_open(path, framework="np") as opened:
@@ -191,7 +191,7 @@ def _checksum(file: BinaryIO, start: int) -> int:
     return checksum
 
 
-def in_words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Bytes for people."""
     number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
     while number >= 1000 and len(units) > 1:

@@ -1,4 +1,4 @@
-"""Feature banks, as a user meets them: the same figures for less work, and never a stale one."""
+"""Feature caches, as a user meets them: the same figures for less work, and never a stale one."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from promptkit import hookimpl
-from promptkit.backbones.base import Taps
+from promptkit.backbones.base import Intermediates
 from promptkit.components import ContextPrompts, PromptGenerator
 from promptkit.testing import registered
 
@@ -32,56 +32,58 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def small_banks_are_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_feature_caches_are_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("promptkit.data.features.LARGE", 0)
 
 
 @pytest.fixture
-def copied(pictures: Path, tmp_path: Path) -> Path:
+def copied(images: Path, tmp_path: Path) -> Path:
     """Pictures that a test may change."""
-    return Path(shutil.copytree(pictures, tmp_path / "copied"))
+    return Path(shutil.copytree(images, tmp_path / "copied"))
 
 
 @pytest.mark.parametrize("recipe", ["coop", "gopro"])
-def test_as_many_versions_as_epochs_give_the_run_without_a_bank(recipe: str, train: Command, tmp_path: Path) -> None:
+def test_as_many_versions_as_epochs_give_the_run_without_a_feature_cache(
+    recipe: str, train: Command, tmp_path: Path
+) -> None:
     assert train(recipe, "--out", "plain", "--batch-size", 5).status == 0
-    done = train(recipe, "--out", "banked", "--batch-size", 5, "--bank", 2)
+    done = train(recipe, "--out", "cached", "--batch-size", 5, "--cached-views", 2)
     assert done.status == 0, done.err
     assert "keeping the features of 32 pictures: " in done.err
-    assert_same(tmp_path / "plain", tmp_path / "banked")
-    train(recipe, "--out", "cycled", "--batch-size", 5, "--bank", 1)
+    assert_same(tmp_path / "plain", tmp_path / "cached")
+    train(recipe, "--out", "cycled", "--batch-size", 5, "--cached-views", 1)
     with pytest.raises(AssertionError):  # the second epoch's views are others
         assert_same(tmp_path / "plain", tmp_path / "cycled")
 
 
-def test_a_bank_is_read_again_and_another_seed_or_view_misses(train: Command, cache: Path) -> None:
-    words = ("--bank", 1, "--epochs", 1)
+def test_a_feature_cache_is_read_again_and_another_seed_or_view_misses(train: Command, cache: Path) -> None:
+    words = ("--cached-views", 1, "--epochs", 1)
     train("gopro", "--out", "a", *words)
     before = files(cache)
     assert "keeping" not in train("gopro", "--out", "b", *words).err
     assert files(cache) == before
-    for changed in (("--seed", 2), ("--set", "views.severity=3"), ("--bank", 2), ("--set", "prompts=coop")):
+    for changed in (("--seed", 2), ("--set", "views.severity=3"), ("--cached-views", 2), ("--set", "prompts=coop")):
         known = files(cache)
         assert train("gopro", "--out", "c", "--force", *words, *changed).status == 0
         assert len(files(cache)) > len(known), changed
 
 
-def test_a_second_evaluation_opens_no_picture(
+def test_a_second_evaluation_opens_no_image(
     train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("gopro", "--out", "gopro")
     train("coop", "--out", "coop")
     first = promptkit("eval", "gopro", "coop", "--json", "first.json")
-    assert first.err.count("keeping the features of 12 pictures") == 2  # one bank for each of the two domains
+    assert first.err.count("keeping the features of 12 pictures") == 2  # one cache for each of the two domains
     plain = promptkit("eval", "gopro", "coop", "--json", "plain.json", "--no-cache")
-    monkeypatch.setattr("promptkit.data.loading.try_picture", lambda *_: pytest.fail("a picture was opened"))
+    monkeypatch.setattr("promptkit.data.loading.try_image", lambda *_: pytest.fail("a picture was opened"))
     assert promptkit("eval", "gopro", "coop", "--json", "second.json").status == plain.status == 0
     contents = {(tmp_path / f"{name}.json").read_text() for name in ("first", "plain", "second")}
     assert len(contents) == 1
-    assert promptkit("eval", "gopro", "--domains", "photo").status == 0  # a bank serves each domain alone
+    assert promptkit("eval", "gopro", "--domains", "photo").status == 0  # a cache serves each domain alone
 
 
-def test_a_changed_picture_is_seen(train: Command, promptkit: Command, copied: Path) -> None:
+def test_a_changed_image_is_seen(train: Command, promptkit: Command, copied: Path) -> None:
     train("coop", "--out", "run", "--data", copied)
     evaluate = ("eval", "run", "--data", copied, "--split", "all", "--domains", "photo")
     assert "keeping" in promptkit(*evaluate).err
@@ -95,7 +97,7 @@ def test_a_changed_picture_is_seen(train: Command, promptkit: Command, copied: P
     assert "keeping" in promptkit(*evaluate).err
 
 
-def test_unreadable_pictures_are_recorded(train: Command, promptkit: Command, copied: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_recorded(train: Command, promptkit: Command, copied: Path, tmp_path: Path) -> None:
     (copied / "photo/star/000.png").write_bytes(b"no picture")
     train("coop", "--out", "run", "--data", copied)
     evaluate = ("eval", "run", "--data", copied, "--split", "all", "--json")
@@ -108,19 +110,19 @@ def test_unreadable_pictures_are_recorded(train: Command, promptkit: Command, co
     assert promptkit("eval", "run", "--data", copied, "--split", "all", "--strict").status == 2
 
 
-def test_unreadable_pictures_leave_the_same_batches(train: Command, copied: Path, tmp_path: Path) -> None:
+def test_unreadable_images_leave_the_same_batches(train: Command, copied: Path, tmp_path: Path) -> None:
     for number in range(3):
         (copied / f"photo/star/{number:03}.png").write_bytes(b"no picture")
     words = ("--data", copied, "--shots", 0, "--batch-size", 4)
     train("coop", "--out", "plain", *words)
-    assert "left out" in train("coop", "--out", "banked", "--bank", 2, *words).err
-    assert_same(tmp_path / "plain", tmp_path / "banked")
+    assert "left out" in train("coop", "--out", "cached", "--cached-views", 2, *words).err
+    assert_same(tmp_path / "plain", tmp_path / "cached")
 
 
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:-7], lambda b: b[:-40] + b"\xff" + b[-39:], lambda b: b"", lambda b: b * 2]
 )
-def test_a_damaged_bank_is_computed_again(
+def test_a_damaged_feature_cache_is_computed_again(
     damage: Callable[[bytes], bytes], train: Command, promptkit: Command, cache: Path, tmp_path: Path
 ) -> None:
     train("coop", "--out", "run", "--domains", "photo")
@@ -136,7 +138,7 @@ def test_a_damaged_bank_is_computed_again(
     assert "is damaged" not in promptkit("eval", "run", "--domains", "photo").err
 
 
-def test_no_room_stops_a_bank_but_no_evaluation(
+def test_no_room_stops_a_feature_cache_but_no_evaluation(
     train: Command, promptkit: Command, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("coop", "--out", "run", "--no-cache")
@@ -145,38 +147,40 @@ def test_no_room_stops_a_bank_but_no_evaluation(
     done = promptkit("eval", "run")
     assert done.status == 0
     assert "1.0 kB left; evaluated without keeping features" in done.err
-    done = train("coop", "--out", "banked", "--bank", 1)
+    done = train("coop", "--out", "cached", "--cached-views", 1)
     assert done.status == 2
     assert "promptkit cache clear makes room" in done.err
     assert not files(cache)
 
 
-def test_an_interrupted_bank_leaves_nothing(train: Command, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from promptkit.data.bankfile import BankWriter
+def test_an_interrupted_feature_cache_leaves_nothing(
+    train: Command, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.data.cachefile import CacheWriter
 
-    monkeypatch.setattr(BankWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert train("coop", "--out", "run", "--bank", 1).status == 130
+    monkeypatch.setattr(CacheWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert train("coop", "--out", "run", "--cached-views", 1).status == 130
     assert not files(cache)
 
 
 def test_cache_lists_and_clears(train: Command, promptkit: Command, cache: Path) -> None:
-    assert "0 feature banks, 0 B" in promptkit("cache", "list").out
-    train("gopro", "--out", "run", "--bank", 1)
+    assert "0 feature caches, 0 B" in promptkit("cache", "list").out
+    train("gopro", "--out", "run", "--cached-views", 1)
     listed = promptkit("cache", "list").out
     assert "image, moco, augmix" in listed
     assert "evaluation" in listed
-    assert "3 feature banks" in listed
-    assert "deleted 3 feature banks" in promptkit("cache", "clear").out
+    assert "3 feature caches" in listed
+    assert "deleted 3 feature caches" in promptkit("cache", "clear").out
     assert not files(cache)
 
 
-def test_a_bank_without_a_cache_is_a_contradiction(train: Command) -> None:
-    done = train("coop", "--out", "run", "--bank", 1, "--no-cache")
+def test_a_feature_cache_without_a_cache_is_a_contradiction(train: Command) -> None:
+    done = train("coop", "--out", "run", "--cached-views", 1, "--no-cache")
     assert done.status == 2
     assert "leave one of the two out" in done.err
 
 
-class Tapping(ContextPrompts):
+class Reading(ContextPrompts):
     """Reads the image tower through a method, which may depend on anything that the object holds."""
 
     @dataclass(frozen=True)
@@ -184,8 +188,8 @@ class Tapping(ContextPrompts):
         n_ctx: int = 2
         ctx_init: str = ""
 
-    def taps(self) -> Taps:
-        return Taps(self.reduced)
+    def intermediates(self) -> Intermediates:
+        return Intermediates(self.reduced)
 
     def reduced(self, tokens: Tensor) -> Tensor:
         return tokens.mean(1)
@@ -194,15 +198,15 @@ class Tapping(ContextPrompts):
 class TappingPlugin:
     @hookimpl
     def register_prompts(self, register: Callable[[str, type[PromptGenerator]], None]) -> None:
-        register("tapping", Tapping)
+        register("reading", Reading)
 
 
 def test_what_a_method_of_an_object_makes_is_not_kept(train: Command, cache: Path) -> None:
     with registered(TappingPlugin()):
-        done = train("coop", "--out", "run", "--set", "prompts=tapping", "--bank", 1)
+        done = train("coop", "--out", "run", "--set", "prompts=reading", "--cached-views", 1)
         assert done.status == 2
         assert "can't be kept" in done.err
-        assert train("coop", "--out", "run", "--set", "prompts=tapping").status == 0
+        assert train("coop", "--out", "run", "--set", "prompts=reading").status == 0
     assert not files(cache)
 
 

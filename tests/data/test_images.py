@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptkit.data.pictures import Unreadable, open_picture, try_picture
+from promptkit.data.images import Unreadable, open_image, try_image
 from promptkit.errors import DataError
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
@@ -28,10 +28,10 @@ def png_header(width, height):
 
 def test_rgb_is_untouched_and_writable(tmp_path, noise):
     noise().save(tmp_path / "a.png")
-    picture = open_picture(tmp_path / "a.png")
-    assert (picture == np.asarray(noise())).all()
-    assert picture.dtype == np.uint8
-    picture[0] = 0
+    image = open_image(tmp_path / "a.png")
+    assert (image == np.asarray(noise())).all()
+    assert image.dtype == np.uint8
+    image[0] = 0
 
 
 @pytest.mark.parametrize(
@@ -41,24 +41,24 @@ def test_rgb_is_untouched_and_writable(tmp_path, noise):
 def test_modes(tmp_path, noise, mode, suffix):
     file = tmp_path / f"a.{suffix}"
     noise().convert(mode).save(file)
-    assert (open_picture(file) == np.asarray(Image.open(file).convert("RGB"))).all()
+    assert (open_image(file) == np.asarray(Image.open(file).convert("RGB"))).all()
 
 
 def test_alpha_is_dropped_not_blended(tmp_path):
     Image.new("RGBA", (4, 4), (200, 100, 50, 0)).save(tmp_path / "a.png")
-    assert (open_picture(tmp_path / "a.png") == (200, 100, 50)).all()
+    assert (open_image(tmp_path / "a.png") == (200, 100, 50)).all()
 
 
 def test_palette_with_transparency(tmp_path, noise):
     palette = noise().convert("P")
     palette.info["transparency"] = bytes(range(256))
     palette.save(tmp_path / "a.png", transparency=bytes(range(256)))
-    assert (open_picture(tmp_path / "a.png") == np.asarray(noise().convert("P").convert("RGB"))).all()
+    assert (open_image(tmp_path / "a.png") == np.asarray(noise().convert("P").convert("RGB"))).all()
 
 
 def test_cmyk_red_stays_red(tmp_path):
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
-    red, green, blue = open_picture(tmp_path / "a.jpg").mean((0, 1))
+    red, green, blue = open_image(tmp_path / "a.jpg").mean((0, 1))
     assert red > 200
     assert max(green, blue) < 60
 
@@ -66,7 +66,7 @@ def test_cmyk_red_stays_red(tmp_path):
 def test_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert (open_picture(tmp_path / "a.gif") == (255, 0, 0)).all()
+    assert (open_image(tmp_path / "a.gif") == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize(("orientation", "turn"), [(3, 180), (6, 270), (8, 90)])
@@ -75,8 +75,8 @@ def test_exif_orientation(tmp_path, noise, orientation, turn):
     exif[0x0112] = orientation
     noise().save(tmp_path / "a.png", exif=exif)
     noise(64, 48).save(tmp_path / "a.jpg", exif=exif)
-    assert (open_picture(tmp_path / "a.png") == np.asarray(noise().rotate(turn, expand=True))).all()
-    assert open_picture(tmp_path / "a.jpg").shape[:2] == ((48, 64) if turn == 180 else (64, 48))
+    assert (open_image(tmp_path / "a.png") == np.asarray(noise().rotate(turn, expand=True))).all()
+    assert open_image(tmp_path / "a.jpg").shape[:2] == ((48, 64) if turn == 180 else (64, 48))
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,12 @@ def test_exif_orientation(tmp_path, noise, orientation, turn):
 )
 def test_deep_grey_is_scaled(tmp_path, values, expected):
     Image.fromarray(values).save(tmp_path / "a.tif")
-    picture = open_picture(tmp_path / "a.tif")
-    assert picture[0, :, 0].tolist() == expected
-    assert (picture == picture[:, :, :1]).all()
+    image = open_image(tmp_path / "a.tif")
+    assert image[0, :, 0].tolist() == expected
+    assert (image == image[:, :, :1]).all()
     if values.dtype == np.uint16:
         Image.fromarray(values).save(tmp_path / "a.png")
-        assert (open_picture(tmp_path / "a.png") == picture).all()
+        assert (open_image(tmp_path / "a.png") == image).all()
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_deep_grey_is_scaled(tmp_path, values, expected):
 )
 def test_jpegs_may_be_decoded_smaller(tmp_path, size, min_side, expected):
     Image.linear_gradient("L").resize(size).convert("RGB").save(tmp_path / "a.jpg", quality=95)
-    picture = open_picture(tmp_path / "a.jpg", min_side)
-    assert picture.shape == (*expected, 3)
+    image = open_image(tmp_path / "a.jpg", min_side)
+    assert image.shape == (*expected, 3)
     smaller = Image.open(tmp_path / "a.jpg").resize(expected[::-1], Image.Resampling.BOX)
-    assert np.abs(picture.astype(int) - np.asarray(smaller)).max() < 8
+    assert np.abs(image.astype(int) - np.asarray(smaller)).max() < 8
 
 
 def damaged(noise, folder, kind):
@@ -163,36 +163,36 @@ def damaged(noise, folder, kind):
 )
 def test_unreadable(tmp_path, noise, kind, reason):
     file = damaged(noise, tmp_path, kind)
-    result = try_picture(file)
+    result = try_image(file)
     assert isinstance(result, Unreadable)
     assert result.path == file
     assert reason in result.reason
     with pytest.raises(DataError) as caught:
-        open_picture(file)
+        open_image(file)
     assert caught.value.message == f"{file} can't be read: {result.reason}"
 
 
 def test_sizes_that_pil_only_warns_of(tmp_path, monkeypatch, noise):
     noise(40, 40).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert open_picture(tmp_path / "a.png").shape == (40, 40, 3)
+    assert open_image(tmp_path / "a.png").shape == (40, 40, 3)
     noise(50, 50).save(tmp_path / "b.png")
     with pytest.raises(DataError, match="pixels"):
-        open_picture(tmp_path / "b.png")
+        open_image(tmp_path / "b.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "c.png").write_bytes(png_header(20_000, 20_000))
     with pytest.raises(DataError, match="more than 178,956,970 pixels"):
-        open_picture(tmp_path / "c.png")
+        open_image(tmp_path / "c.png")
 
 
 def test_warning_filters_are_left_alone(tmp_path, noise):
     noise().save(tmp_path / "a.png")
     before = list(warnings.filters)
-    open_picture(tmp_path / "a.png")
+    open_image(tmp_path / "a.png")
     assert warnings.filters == before
 
 
 @pytest.mark.skipif(not (REAL / "pacs-mini").is_dir(), reason="no shared/data/pacs-mini")
-def test_real_pictures():
+def test_real_images():
     files = sorted((REAL / "pacs-mini").rglob("*.*"))[::40]
-    assert {open_picture(file, 224).shape for file in files} == {(227, 227, 3)}
+    assert {open_image(file, 224).shape for file in files} == {(227, 227, 3)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from promptkit.backbones.base import Position
-from promptkit.backbones.splicing import Splicer
+from promptkit.backbones.prompt_tokenizer import PromptTokenizer
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.errors import BackboneError
 
@@ -40,37 +40,37 @@ FRAMES = {
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_any_frame(frame: str, position: Position) -> None:
     tokenizer = FRAMES[frame]
-    classes = Splicer(tokenizer, 16).splice(["ab", "cde"], 3, position)
-    for row, (name, slots) in enumerate(zip(("ab", "cde"), classes.slots, strict=True)):
+    classes = PromptTokenizer(tokenizer, 16).tokenize_names(["ab", "cde"], 3, position)
+    for row, (name, context_positions) in enumerate(zip(("ab", "cde"), classes.context_positions, strict=True)):
         template = {"end": f"XXX{name}.", "middle": f"X{name}XX.", "front": f"{name}XXX."}[position]
         (expected,) = tokenizer([template])
-        assert (expected[slots] == ord("X")).all()
-        torch.testing.assert_close(classes.ids[row].index_fill(0, slots, ord("X")), expected)
+        assert (expected[context_positions] == ord("X")).all()
+        torch.testing.assert_close(classes.ids[row].index_fill(0, context_positions, ord("X")), expected)
 
 
 @pytest.mark.parametrize("frame", FRAMES)
 def test_the_longest_name_that_fits_and_one_more(frame: str) -> None:
     tokenizer = FRAMES[frame]
-    splicer = Splicer(tokenizer, 16)
+    prompt_tokenizer = PromptTokenizer(tokenizer, 16)
     room = 16 - len(tokenizer.start) - max(len(tokenizer.end), 1) - len(tokenizer.tail) - 3
-    assert splicer.splice(["x" * (room - 1)], 3, "end").ids.shape == (1, 16)
+    assert prompt_tokenizer.tokenize_names(["x" * (room - 1)], 3, "end").ids.shape == (1, 16)
     with pytest.raises(BackboneError, match=r"class 'x+' is \d+ tokens long; with 3 context tokens.* takes 16"):
-        splicer.splice(["ab", "x" * room], 3, "end")
+        prompt_tokenizer.tokenize_names(["ab", "x" * room], 3, "end")
 
 
 def test_clip() -> None:
     backbone = tiny_backbone()
     classes = backbone.class_tokens(["hot dog"], 4)
-    expected = backbone.splicer.tokenizer(["X X X X hot dog."])
+    expected = backbone.prompt_tokenizer.tokenizer(["X X X X hot dog."])
     assert classes.names == ("hot dog",)
-    assert classes.slots.tolist() == [[1, 2, 3, 4]]
+    assert classes.context_positions.tolist() == [[1, 2, 3, 4]]
     torch.testing.assert_close(classes.ids[:, 5:], expected[:, 5:])
     assert backbone.class_tokens([], 4).ids.shape == (0, 77)
 
 
 def test_words_are_embedded_without_their_frame() -> None:
     backbone = tiny_backbone()
-    ids = backbone.splicer.tokenizer(["a photo of a"])[0, 1:5]
+    ids = backbone.prompt_tokenizer.tokenizer(["a photo of a"])[0, 1:5]
     torch.testing.assert_close(backbone.embed_words("a photo of a"), backbone.model.token_embedding(ids))
     assert backbone.embed_words("").shape == (0, 32)
 

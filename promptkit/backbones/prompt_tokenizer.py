@@ -17,7 +17,7 @@ WIDE = 1024
 """Names are tokenised at this length, so that a long one is counted and not cut."""
 
 
-class Splicer:
+class PromptTokenizer:
     """Knows how a tokenizer frames a text, which it finds out by asking: start ids, end ids, padding.
 
     CLIP frames with one start and one end token; SigLIP has no start, and pads with its end token; open_clip's "clips"
@@ -46,13 +46,13 @@ class Splicer:
             bodies.append(row[len(self.start) : stop - len(self.end)])
         return bodies
 
-    def splice(self, names: Sequence[str], n_ctx: int, position: Position) -> ClassTokens:
+    def tokenize_names(self, names: Sequence[str], n_ctx: int, position: Position) -> ClassTokens:
         """ "<n_ctx places> name." with the name at the end, in the middle or at the front, as in CoOp's `PromptLearner`
         (`trainers/coop.py`), whose class tokens are as many as the name has without its full stop.
 
         Raises BackboneError when one doesn't fit.
         """
-        rows, slots = [], []
+        rows, context_positions = [], []
         for name, word, body in zip(names, self.encode(names), self.encode([f"{n}." for n in names]), strict=True):
             before, split = {"end": (n_ctx, 0), "middle": (n_ctx // 2, len(word)), "front": (0, len(word))}[position]
             places = [-1] * n_ctx
@@ -66,10 +66,10 @@ class Splicer:
                     "shorten the name, or use fewer context tokens",
                 )
             rows.append(row + [self.pad] * (self.context_length - length) + self.tail)
-            slots.append([i for i, token in enumerate(row) if token == -1])
+            context_positions.append([i for i, token in enumerate(row) if token == -1])
         ids = torch.tensor(rows, dtype=torch.long).reshape(len(names), self.context_length)
         return ClassTokens(
-            tuple(names), ids.clamp(min=0), torch.tensor(slots, dtype=torch.long).reshape(len(names), n_ctx)
+            tuple(names), ids.clamp(min=0), torch.tensor(context_positions, dtype=torch.long).reshape(len(names), n_ctx)
         )
 
     def captions(self, texts: Sequence[str]) -> ClassTokens:

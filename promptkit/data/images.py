@@ -28,7 +28,7 @@ class Unreadable:
     reason: str
 
 
-def open_picture(path: Path, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+def open_image(path: Path, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """The first frame of a picture in RGB, turned upright as its EXIF data says.
 
     Alpha is dropped, as CLIP does. Grey of more than 8 bits is scaled so that white stays white. With `min_side`, a
@@ -37,16 +37,16 @@ def open_picture(path: Path, min_side: int | None = None, max_pixels: int = MAX_
     Raises DataError, with path and reason, for a file that is missing, empty, damaged, of an unknown format, or whose
     header claims more than `max_pixels` pixels or a side MAX_ASPECT times the other.
     """
-    picture = try_picture(path, min_side, max_pixels)
-    if isinstance(picture, Unreadable):
-        raise DataError(f"{path} can't be read: {picture.reason}")
-    return picture
+    image = try_image(path, min_side, max_pixels)
+    if isinstance(image, Unreadable):
+        raise DataError(f"{path} can't be read: {image.reason}")
+    return image
 
 
-def try_picture(
+def try_image(
     path: Path, min_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"] | Unreadable:
-    """What `open_picture` does, with the reason in place of the error."""
+    """What `open_image` does, with the reason in place of the error."""
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
@@ -54,16 +54,16 @@ def try_picture(
         if not info.st_size:
             return Unreadable(path, "the file is empty")
         # PIL warns of large pictures, odd palettes and damaged EXIF data; none of it is a reason not to read them.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
             if width * height > max_pixels:
                 return Unreadable(path, _too_large(max_pixels))
             if max(width, height) > MAX_ASPECT * min(width, height):
                 return Unreadable(path, f"{width} x {height} pixels are too narrow a strip")
             if min_side is not None:
-                picture.draft(None, (2 * min_side, 2 * min_side))
-            ImageOps.exif_transpose(picture, in_place=True)
-            return _rgb(picture)
+                image.draft(None, (2 * min_side, 2 * min_side))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
     except Image.DecompressionBombError:
         return Unreadable(path, _too_large(max_pixels))
     except UnidentifiedImageError:
@@ -80,12 +80,12 @@ def _too_large(max_pixels: int) -> str:
     return f"more than {max_pixels:,} pixels"
 
 
-def _rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    if picture.mode != "F" and not picture.mode.startswith("I"):
-        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     # PIL would clip these. Their white is the end of the smallest usual range that holds them.
-    grey = np.nan_to_num(np.asarray(picture, dtype=np.float32), posinf=0)
-    ends = (1, 255, 65535) if picture.mode == "F" else (65535,)
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0)
+    ends = (1, 255, 65535) if image.mode == "F" else (65535,)
     white = next((end for end in ends if grey.max() <= end), grey.max())
     scaled = np.round(np.clip(grey, 0, white) * (255 / white)).astype(np.uint8)
     return np.repeat(scaled[:, :, None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""A bank as nobody wrote it: what was asked for comes out, or one error; never anything else."""
+"""A cache as nobody wrote it: what was asked for comes out, or one error; never anything else."""
 
 import json
 import tempfile
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from promptkit.data.bankfile import BankContent, BankWriter, DamagedBankError, Field, read_about, read_bank
+from promptkit.data.cachefile import CacheContent, CacheWriter, DamagedCacheError, Field, read_about, read_cache
 
 Command = Callable[..., "Finished"]
 
@@ -21,9 +21,9 @@ LEAD = (2, 1, 3)
 REASONS = [("b.png", "empty"), ("ü.png", "damaged")]
 
 
-def bank(path: Path) -> Path:
-    fields = {"pooled": Field((4,)), "taps.0": Field((2, 2)), "taps.1": Field((1,))}
-    writer = BankWriter(path, {"backbone": "tiny", "pictures": 3}, fields, LEAD)
+def cached(path: Path) -> Path:
+    fields = {"pooled": Field((4,)), "intermediates.0": Field((2, 2)), "intermediates.1": Field((1,))}
+    writer = CacheWriter(path, {"backbone": "tiny", "images": 3}, fields, LEAD)
     writer.open()
     rng = np.random.default_rng(0)
     for version in range(2):
@@ -36,10 +36,10 @@ def bank(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bank(tmp_path_factory.mktemp("bank") / "good.safetensors")
+    return cached(tmp_path_factory.mktemp("cache") / "good.safetensors")
 
 
-def same(one: BankContent, other: BankContent) -> bool:
+def same(one: CacheContent, other: CacheContent) -> bool:
     return (
         one.fields.keys() == other.fields.keys()
         and all(torch.equal(one.fields[name], other.fields[name]) for name in one.fields)
@@ -49,21 +49,21 @@ def same(one: BankContent, other: BankContent) -> bool:
 
 
 def test_what_was_written_is_read(good: Path) -> None:
-    content = read_bank(good, LEAD)
+    content = read_cache(good, LEAD)
     assert {name: tuple(tensor.shape) for name, tensor in content.fields.items()} == {
         "pooled": (2, 1, 3, 4),
-        "taps.0": (2, 1, 3, 2, 2),
-        "taps.1": (2, 1, 3, 1),
+        "intermediates.0": (2, 1, 3, 2, 2),
+        "intermediates.1": (2, 1, 3, 1),
     }
     assert content.readable.tolist() == [True, False, True]
     assert content.unreadable == REASONS
-    assert read_about(good) == {"backbone": "tiny", "pictures": 3}
+    assert read_about(good) == {"backbone": "tiny", "images": 3}
 
 
 @pytest.mark.parametrize("lead", [(1, 1, 3), (2, 2, 3), (2, 1, 4), (2, 3, 1)])
-def test_a_bank_of_other_pictures_is_none(good: Path, lead: tuple[int, int, int]) -> None:
-    with pytest.raises(DamagedBankError, match="something else"):
-        read_bank(good, lead)
+def test_a_feature_cache_of_other_images_is_none(good: Path, lead: tuple[int, int, int]) -> None:
+    with pytest.raises(DamagedCacheError, match="something else"):
+        read_cache(good, lead)
 
 
 @given(data=st.data())
@@ -75,22 +75,22 @@ def test_any_change_is_found_or_changes_nothing(good: Path, data: st.DataObject)
         content[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.none() | st.integers(0, len(content) - 1))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bank.safetensors"
+        path = Path(folder) / "cache.safetensors"
         path.write_bytes(bytes(content[:cut]))
         assert isinstance(read_about(path), dict)
         try:
-            found = read_bank(path, LEAD)
-        except DamagedBankError:
+            found = read_cache(path, LEAD)
+        except DamagedCacheError:
             return
-        assert same(found, read_bank(good, LEAD))
+        assert same(found, read_cache(good, LEAD))
 
 
 def test_every_cut_is_found(good: Path, tmp_path: Path) -> None:
     content = good.read_bytes()
     for size in range(len(content)):
         (tmp_path / "cut").write_bytes(content[:size])
-        with pytest.raises(DamagedBankError):
-            read_bank(tmp_path / "cut", LEAD)
+        with pytest.raises(DamagedCacheError):
+            read_cache(tmp_path / "cut", LEAD)
 
 
 def checksummed(tensors: dict[str, torch.Tensor], about: str = "{}") -> bytes:
@@ -123,8 +123,8 @@ SOUND = {
         {"readable": torch.ones(4, dtype=torch.uint8)},
         {"readable": torch.ones(3)},
         {"unreadable": None},
-        {"taps.1": torch.zeros(*LEAD, 1)},
-        {"taps.x": torch.zeros(*LEAD, 1)},
+        {"intermediates.1": torch.zeros(*LEAD, 1)},
+        {"intermediates.x": torch.zeros(*LEAD, 1)},
         {"../../x": torch.zeros(*LEAD, 1)},
         *(
             {"unreadable": letters(text)}
@@ -137,36 +137,38 @@ SOUND = {
         f"{name} {'' if tensor is None else tuple(tensor.shape)}" for name, tensor in change.items()
     ),
 )
-def test_a_bank_that_holds_something_else_is_none(change: dict[str, torch.Tensor | None], tmp_path: Path) -> None:
-    (tmp_path / "bank").write_bytes(checksummed(SOUND))
+def test_a_feature_cache_that_holds_something_else_is_none(
+    change: dict[str, torch.Tensor | None], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_bytes(checksummed(SOUND))
     if change != {"pooled": None}:
-        assert read_bank(tmp_path / "bank", LEAD).unreadable == [("a", "b")]
+        assert read_cache(tmp_path / "cache", LEAD).unreadable == [("a", "b")]
     tensors = {name: tensor for name, tensor in {**SOUND, **change}.items() if tensor is not None}
     if change == {"pooled": None}:  # not one picture was readable
-        tensors["taps.0"] = torch.zeros(*LEAD, 1)
-    (tmp_path / "bank").write_bytes(checksummed(tensors))
-    with pytest.raises(DamagedBankError):
-        read_bank(tmp_path / "bank", LEAD)
+        tensors["intermediates.0"] = torch.zeros(*LEAD, 1)
+    (tmp_path / "cache").write_bytes(checksummed(tensors))
+    with pytest.raises(DamagedCacheError):
+        read_cache(tmp_path / "cache", LEAD)
 
 
 @given(st.text(max_size=40) | st.sampled_from(["[" * 100_000, "9" * 10_000, "[1]", '{"a": 1, "a": 2}', "1e999"]))
-def test_whatever_a_bank_says_of_itself_is_read_as_a_table(text: str) -> None:
+def test_whatever_a_feature_cache_says_of_itself_is_read_as_a_table(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bank"
+        path = Path(folder) / "cache"
         path.write_bytes(checksummed(SOUND, text.encode(errors="replace").decode()))
         assert isinstance(read_about(path), dict)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "broken link", "device", "huge"])
 def test_what_is_no_file_does_not_hang(kind: str, no_file: Callable[[Path, str], Path], tmp_path: Path) -> None:
-    path = no_file(tmp_path / "bank", kind)
+    path = no_file(tmp_path / "cache", kind)
     assert read_about(path) == {}
-    with pytest.raises(DamagedBankError):
-        read_bank(path, LEAD)
+    with pytest.raises(DamagedCacheError):
+        read_cache(path, LEAD)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "broken link", "folder"])
-def test_an_evaluation_goes_on_whatever_lies_in_the_place_of_a_bank(
+def test_an_evaluation_goes_on_whatever_lies_in_the_place_of_a_feature_cache(
     kind: str, no_file: Callable[[Path, str], Path], train: Command, promptkit: Command, cache: Path
 ) -> None:
     train("coop", "--out", "run", "--domains", "photo")
@@ -179,7 +181,7 @@ def test_an_evaluation_goes_on_whatever_lies_in_the_place_of_a_bank(
     assert Path("first.json").read_text() == Path("second.json").read_text()
 
 
-def test_a_hostile_bank_is_listed(promptkit: Command, cache: Path) -> None:
+def test_a_hostile_feature_cache_is_listed(promptkit: Command, cache: Path) -> None:
     (cache / "features").mkdir()
     about = json.dumps({"backbone": "[/red]", "views": {"a": 1}, "folder": "[link=file:///etc]x"})
     (cache / "features/x.safetensors").write_bytes(checksummed(SOUND, about))

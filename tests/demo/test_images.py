@@ -10,17 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from promptkit.data.layouts import read_dataset
-from promptkit.demo.pictures import CLASSES, DOMAINS, draw, generator
+from promptkit.demo.images import CLASSES, DOMAINS, draw, generator
 
 
 def pixels(name: str, domain: str, number: int, seed: int = 0) -> NDArray[np.float32]:
-    picture, _ = draw(name, domain, 64, generator(seed, name, domain, number))
-    assert picture.mode == "RGB"
-    return np.asarray(picture, np.float32)
+    image, _ = draw(name, domain, 64, generator(seed, name, domain, number))
+    assert image.mode == "RGB"
+    return np.asarray(image, np.float32)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_a_picture_is_a_function_of_its_seed(domain: str):
+def test_a_image_is_a_function_of_its_seed(domain: str):
     for name in CLASSES:
         first = pixels(name, domain, 0)
         assert first.shape == (64, 64, 3)
@@ -32,7 +32,7 @@ def test_a_picture_is_a_function_of_its_seed(domain: str):
 def test_another_process_draws_the_same():
     """Nothing depends on the hash seed, or on what was drawn before."""
     code = (
-        "from promptkit.demo.pictures import draw, generator; import hashlib;"
+        "from promptkit.demo.images import draw, generator; import hashlib;"
         "print(hashlib.sha256(draw('cat', 'photo', 64, generator(3, 'cat', 'photo', 5))[0].tobytes()).hexdigest())"
     )
     runs = [

@@ -12,7 +12,7 @@ from promptkit.demo.shapes import Colour, Part, Points
 from promptkit.demo.styles import DOMAINS, STYLES
 from promptkit.errors import OutputError
 
-__all__ = ["CLASSES", "DOMAINS", "HELD_OUT_CLASSES", "HELD_OUT_DOMAIN", "draw", "generator", "write_pictures"]
+__all__ = ["CLASSES", "DOMAINS", "HELD_OUT_CLASSES", "HELD_OUT_DOMAIN", "draw", "generator", "write_images"]
 
 HELD_OUT_CLASSES, HELD_OUT_DOMAIN = CLASSES[4::5], "sketch"
 """What the demo's CLIP has never seen."""
@@ -45,12 +45,12 @@ def generator(seed: int, name: str, domain: str, number: int) -> np.random.Gener
     return np.random.default_rng((seed, number, zlib.crc32(f"{domain}/{name}".encode())))
 
 
-def write_pictures(
+def write_images(
     folder: Path,
     per_class: int = 24,
     size: int = 64,
     seed: int = 0,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> int:
     """Write `<domain>/<class>/<number>.png`, and return how many were not there already and had to be drawn.
 
@@ -70,7 +70,7 @@ def write_pictures(
                         draw(name, domain, size, generator(seed, name, domain, number))[0].save(part)
                         part.replace(path)
                         drawn += 1
-                    on_picture()
+                    on_image()
             except OSError as error:
                 raise OutputError(
                     f"{target} can't be written: {error.strerror or error}", "choose another folder"
