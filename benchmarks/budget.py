@@ -17,8 +17,8 @@ from measuring import reset_mark, resident
 from open_clip import IMAGENET_CLASSNAMES
 
 from promptkit.build import load_backbone
-from promptkit.config import BackboneSettings
 from promptkit.registry import installed
+from promptkit.settings import BackboneSettings
 from promptkit.tensors import TextPrompts
 
 

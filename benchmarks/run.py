@@ -27,6 +27,7 @@ from promptkit.build import build_learner, build_views, load_backbone
 from promptkit.config import resolve
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.settings import LoaderSettings
 from promptkit.tensors import Batch
 
 
@@ -173,7 +174,7 @@ def evaluation(options: argparse.Namespace) -> None:
             figures, times = [], {}
             for name, cache in (("no cache", False), ("first", True), ("second", True)):
                 cpu, wall = time.process_time(), time.perf_counter()
-                figures.append(evaluate(learners, dataset, workers=0, cache=cache).scores)
+                figures.append(evaluate(learners, dataset, LoaderSettings(workers=0), cache=cache).scores)
                 times[name] = time.process_time() - cpu, time.perf_counter() - wall
             if figures[0] != figures[1] or figures[1] != figures[2]:
                 raise SystemExit("the figures differ")

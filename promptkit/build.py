@@ -2,12 +2,13 @@
 
 import torch
 
-from promptkit.backbones.base import Backbone, Compute
+from promptkit.backbones.base import Backbone
 from promptkit.components import Scene, Views
-from promptkit.config import BackboneSettings, RunConfig
+from promptkit.config import RunConfig
 from promptkit.errors import ConfigError
 from promptkit.learner import Learner
 from promptkit.registry import Registry
+from promptkit.settings import BackboneSettings
 
 
 def pick_device(name: str) -> torch.device:
@@ -32,7 +33,7 @@ def load_backbone(settings: BackboneSettings, registry: Registry) -> Backbone:
         from promptkit.backbones.openclip import load_openclip
 
         backbone = load_openclip(settings.name, settings.weights)
-    backbone.configure(Compute(settings.dtype, settings.memory_gb, settings.checkpoint, settings.compile))
+    backbone.configure(settings)
     return backbone
 
 
@@ -52,7 +53,7 @@ def build_learner(config: RunConfig, registry: Registry, backbone: Backbone, cla
         learner: Learner = registry.get("recipe", config.recipe).learner(
             component("prompts"), component("projector"), component("loss"), scene
         )
-    return learner.to(backbone.logit_scale.device)
+    return learner.to(backbone.device)
 
 
 def build_views(config: RunConfig, registry: Registry, backbone: Backbone) -> Views:

@@ -24,6 +24,7 @@ from promptkit.data.catalog import NamedDataset
 from promptkit.errors import PluginError, UnknownNameError
 from promptkit.learner import Recipe
 from promptkit.published import PACKAGES
+from promptkit.settings import split_names
 
 KINDS: dict[str, str] = {
     "recipe": "register_recipes",
@@ -218,4 +219,4 @@ def _package(point: EntryPoint) -> str:
 
 def _wanted(point: EntryPoint) -> bool:
     wanted = os.environ.get("PROMPTKIT_PLUGINS")
-    return wanted is None or not {_package(point), point.name}.isdisjoint(name.strip() for name in wanted.split(","))
+    return wanted is None or not {_package(point), point.name}.isdisjoint(split_names(wanted))

@@ -10,9 +10,10 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptkit.config import OptionField, option_fields, read_run_file, resolve
+from promptkit.config import read_run_file, resolve
 from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.registry import installed
+from promptkit.settings import option_fields
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ FIELDS = {field.name: field for field in option_fields(Options)}
 
 
 def test_options_know_type_default_and_help() -> None:
-    assert FIELDS["width"] == OptionField("width", int, 4, "in tokens")
+    assert (FIELDS["width"].kind, FIELDS["width"].default, FIELDS["width"].help) == (int, 4, "in tokens")
     assert FIELDS["mode"].type_name == "fast|slow"
 
 

@@ -19,15 +19,16 @@ import typer
 import promptkit as package
 from promptkit import hooks
 from promptkit.cli import app
-from promptkit.config import option_fields, resolve
+from promptkit.config import resolve
 from promptkit.registry import KINDS, installed
+from promptkit.settings import SLOTS, option_fields
 
 Command = Callable[..., "Finished"]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
-GENERATED = "cli.md"
+GENERATED = ("cli.md", "settings.md")
 
 
 def text(page: str) -> str:
@@ -143,16 +144,32 @@ def test_its_links_lead_somewhere() -> None:
     assert len(links) > 30
     for page, link in links:
         target = (DOCS / page).parent / link
-        assert link.startswith("https://") or target.exists() or target == DOCS / GENERATED, f"{page}: {link}"
+        assert link.startswith("https://") or target.exists() or target in [DOCS / page for page in GENERATED], (
+            f"{page}: {link}"
+        )
 
 
-def test_the_command_lines_page_has_every_command_and_option() -> None:
+def generator() -> Any:
+    """The hook that makes pages."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec
     assert spec.loader
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    page = generate.command_line()
+    return generate
+
+
+def test_the_page_of_settings_has_every_setting_with_its_range_and_flag() -> None:
+    page = generator().settings()
+    for slot, options in SLOTS.items():
+        for option in option_fields(options):
+            assert f"| `{slot}.{option.name}` |" in page
+    assert "| `train.momentum` | float, at least 0, below 1 | `0.9` |  | momentum" in page
+    assert "| `--backbone-dtype` |" in page
+
+
+def test_the_command_lines_page_has_every_command_and_option() -> None:
+    page = generator().command_line()
 
     def look_up(command: Any, path: str) -> None:
         section = page.partition(f"# `{path}`\n")[2].partition("\n#")[0] if path != "promptkit" else page

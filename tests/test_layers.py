@@ -7,7 +7,8 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "published", "files", "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization",
+    "errors", "published", "files", "settings",
+    "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization",
     "hooks", "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config",
     "build", "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench",
     "demo.findings", "demo.comparison", "testing", "cli", "__main__",

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from promptkit.settings import BackboneSettings as BackboneSettings
 from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
 
 Position = Literal["end", "middle", "front"]
@@ -39,21 +40,6 @@ class Intermediates:
     """Counted from 0, negative from the end; None reads all of them."""
 
 
-@dataclass(frozen=True)
-class Compute:
-    """How a backbone computes what it computes. Its features stay float32."""
-
-    dtype: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the image tower. "auto" is bf16 on a CUDA device made for it, and float32 elsewhere."""
-    memory_gb: float = 0.0
-    """What encoding text may hold, in 10^9 bytes; 0 is half of a GPU's memory, or a quarter of the machine's."""
-    checkpoint: Literal["auto", "on", "off"] = "auto"
-    """Compute the text tower's activations again in the backward pass, instead of holding them? "auto" does where one pass
-    over all texts would hold more than `memory_gb`; "off" does not before the memory runs out."""
-    compile: bool = False
-    """Compile the blocks of both towers with torch.compile, for any number of pictures, classes and tokens."""
-
-
 class Backbone(nn.Module, ABC):
     """A frozen CLIP. Always in eval mode, no parameter takes a gradient; gradients flow through it to prompts."""
 
@@ -67,19 +53,24 @@ class Backbone(nn.Module, ABC):
     joint_width: int
     intermediate_widths: tuple[int, ...]
     """The width V of every block that can be read, first to last."""
-    compute: Compute = Compute()
+    settings: BackboneSettings = BackboneSettings()
 
-    def configure(self, compute: Compute) -> None:
+    def configure(self, settings: BackboneSettings) -> None:
         """Called once, before anything is encoded. A backbone follows what it can."""
-        self.compute = compute
+        self.settings = settings
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.logit_scale.device
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """What `compute.dtype` means on the device at hand."""
-        if self.compute.dtype == "auto":
+        """What `settings.dtype` means on the device at hand."""
+        if self.settings.dtype == "auto":
             well = self.logit_scale.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if well else torch.float32
-        return torch.bfloat16 if self.compute.dtype == "bf16" else torch.float32
+        return torch.bfloat16 if self.settings.dtype == "bf16" else torch.float32
 
     @property
     @abstractmethod

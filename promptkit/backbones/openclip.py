@@ -12,13 +12,13 @@ from open_clip.model import get_model_preprocess_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from promptkit.backbones.base import Backbone, Compute, ImageSpec, Intermediates, Position
+from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
 from promptkit.backbones.image_tower import ImageTower
 from promptkit.backbones.loading import load_model
 from promptkit.backbones.prompt_encoder import PromptEncoder
 from promptkit.backbones.prompt_tokenizer import PromptTokenizer, Tokenizer
 from promptkit.backbones.text_tower import TextTower
-from promptkit.errors import BackboneError
+from promptkit.settings import BackboneSettings
 from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
 
 
@@ -59,14 +59,11 @@ class OpenClipBackbone(Backbone):
         self.intermediate_widths = self.image_tower.widths
         self.prompt_tokenizer = PromptTokenizer(tokenizer, self.context_length)
 
-    def configure(self, compute: Compute) -> None:
-        """Raises BackboneError when there is no memory to compute in."""
-        super().configure(compute)
-        if compute.memory_gb < 0:
-            raise BackboneError(f"memory_gb={compute.memory_gb} is below 0")
-        self.encoder.memory_bytes = int(compute.memory_gb * 1e9) or None
-        self.encoder.checkpoint = compute.checkpoint
-        if compute.compile:
+    def configure(self, settings: BackboneSettings) -> None:
+        super().configure(settings)
+        self.encoder.memory_bytes = int(settings.memory_gb * 1e9) or None
+        self.encoder.checkpoint = settings.checkpoint
+        if settings.compile:
             self.text_tower.compile()
             self.image_tower.compile()
 
@@ -121,10 +118,10 @@ class OpenClipBackbone(Backbone):
     @torch.no_grad()
     def embed_words(self, words: str) -> Float[Tensor, "M W"]:
         (ids,) = self.prompt_tokenizer.encode([words])
-        return self.text_tower.embed(torch.tensor(ids, dtype=torch.long, device=self.logit_scale.device))
+        return self.text_tower.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
 
     def _to_device(self, classes: ClassTokens) -> ClassTokens:
-        device = self.logit_scale.device
+        device = self.device
         return ClassTokens(classes.names, classes.ids.to(device), classes.context_positions.to(device))
 
 

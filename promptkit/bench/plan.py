@@ -6,11 +6,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from promptkit.bench.protocols import PROTOCOLS, TRANSFERS, BenchData, Part, Target, check_protocol
-from promptkit.config import COMPONENT_SLOTS, RunConfig, Scalar, option_fields, resolve
+from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.data.layouts import Dataset
 from promptkit.data.splits import class_subset, split, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.registry import Registry
+from promptkit.settings import Scalar, option_fields
 from promptkit.training.run import chosen
 
 INSTEAD = {

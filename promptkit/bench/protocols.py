@@ -22,6 +22,7 @@ from promptkit.data.opening import open_dataset
 from promptkit.data.splits import subset
 from promptkit.errors import ConfigError, DataError, UnknownNameError
 from promptkit.registry import Registry
+from promptkit.settings import split_names
 
 OTHERS = (
     "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397", "dtd",
@@ -133,7 +134,7 @@ def domains_of(data: BenchData, source: str) -> tuple[str, ...]:
 
     Raises UnknownNameError for one that doesn't exist, DataError where there are none.
     """
-    named = tuple(name.strip() for name in source.split(",") if name.strip())
+    named = tuple(split_names(source))
     if named and not data.dataset.domains:
         raise DataError(f"{data.path} has no domains, so there is no {named[0]!r}", "leave --source out")
     return subset(data.dataset, domains=named).domains if named else ()

@@ -6,7 +6,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -20,13 +20,14 @@ from promptkit.bench.plan import Plan, Training, images
 from promptkit.bench.protocols import Target
 from promptkit.bench.results import RESULTS, Result, results_of, write_results
 from promptkit.build import load_backbone, pick_device
-from promptkit.config import BackboneSettings, RunConfig, read_run_file, resolve
+from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.data.layouts import Dataset
 from promptkit.errors import CheckpointError, ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.evaluation.metrics import Scores
 from promptkit.learner import Learner
 from promptkit.registry import Registry
+from promptkit.settings import BackboneSettings, LoaderSettings
 from promptkit.training import state
 from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata, restore
 from promptkit.training.lock import FolderLock
@@ -233,9 +234,7 @@ class Runner:
                 found = evaluate(
                     learners,
                     data,
-                    workers=None if settings.train.workers < 0 else settings.train.workers,
-                    strict=settings.data.strict,
-                    max_pixels=settings.data.max_pixels,
+                    replace(settings.loading, batch_size=LoaderSettings.batch_size),
                     cache=self.cache,
                     on_batch=lambda images: progress.advance(task, images),
                 )

@@ -8,6 +8,7 @@ import typer
 
 from promptkit.cli import options
 from promptkit.errors import ConfigError
+from promptkit.settings import split_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from promptkit.bench.runner import Outcome, Runner
 
 
+@options.with_settings("bench")
 def bench(
     protocol: Annotated[
         str,
@@ -61,16 +63,7 @@ def bench(
         str, typer.Option(help="I/N: every N-th run, from the I-th on, of 0 to N-1; for processes that share --out.")
     ] = "0/1",
     plan: Annotated[bool, typer.Option("--plan", help="Say what there is to do, and do nothing.")] = False,
-    split: Annotated[
-        str | None,
-        typer.Option(help="given, or draw: always drawn. given by default, as in promptkit train.", show_default=False),
-    ] = None,
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    epochs: Annotated[int | None, typer.Option(help="Of all learners that train.", show_default=False, min=0)] = None,
-    batch_size: Annotated[int | None, typer.Option(show_default=False, min=1)] = None,
-    device: options.Device = None,
-    workers: options.Workers = None,
+    given: options.Given = options.NOTHING,
     cache: options.Cache = True,
     set_: Annotated[
         list[str] | None,
@@ -103,15 +96,6 @@ def bench(
     check_protocol(protocol)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("promptkit bench is one process", "start one on each device, each with its own --shard")
-    flags = {
-        "data.split": split,
-        "backbone.name": backbone,
-        "backbone.weights": weights,
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.device": device,
-        "train.workers": workers,
-    }
     sets = list(set_ or ())
     if templates:  # as --set, it goes to the learners that have such a setting
         sets.insert(0, f"prompts.template={options.read_templates(templates)}")
@@ -119,14 +103,15 @@ def bench(
     warn_broken(registry)
     request = Request(
         protocol,
-        options.names(learners),
+        split_names(learners),
         options.numbers("--seeds", seeds),
         options.numbers("--shots", shots or ("1,2,4,8,16" if protocol == "few-shot" else "16")),
         source or "",
-        {key: value for key, value in flags.items() if value is not None},
+        given,
         sets,
     )
-    opened = open_data(protocol, data or (), options.names(datasets or ""), registry, source or "", split == "draw")
+    draw = given.get("data.split") == "draw"
+    opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", draw)
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
     runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache)

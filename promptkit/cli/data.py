@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptkit.cli import options
+from promptkit.settings import DataSettings, parsed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
     from promptkit.data.layouts import Dataset
 
 
+@options.with_settings("data")
 def data(
     path: Annotated[Path, typer.Argument(help="A folder of pictures or a manifest; with --dataset, the data root.")],
-    dataset: options.DatasetName = None,
-    split: Annotated[str, typer.Option(help="given, or draw: 50/20/30 whatever the data gives.")] = "given",
+    given: options.Given = options.NOTHING,
     check: Annotated[bool, typer.Option("--check", help="Open every picture.")] = False,
     debug: options.Debug = False,
 ) -> None:
@@ -28,20 +29,18 @@ def data(
     from promptkit.data.inspection import check_images, odd_names
     from promptkit.data.opening import open_dataset
     from promptkit.data.splits import split as give_splits
-    from promptkit.errors import UnknownNameError
     from promptkit.registry import installed
 
-    if split not in ("given", "draw"):
-        raise UnknownNameError("split", split, ("given", "draw"))
+    settings = parsed(DataSettings, {key.removeprefix("data."): value for key, value in given.items()})
     registry, out = installed(), console()
     warn_broken(registry)
-    found = open_dataset(path, registry, dataset or "", draw=split == "draw")
+    found = open_dataset(path, registry, settings.dataset, draw=settings.split == "draw")
     drawn = all(item.split is None for item in found.items)
     out.print(f"{path}: {escape(found.layout)}", soft_wrap=True)
     out.print(
         f"splits: {'drawn, 50/20/30 of every class' if drawn else 'given'}; files that are no pictures: {found.skipped}"
     )
-    for template in registry.dataset(dataset).templates if dataset else ():
+    for template in registry.dataset(settings.dataset).templates if settings.dataset else ():
         out.print(f"template: {escape(template)}", soft_wrap=True)
     out.print(_counts(give_splits(found, 0)))
     for what, names in odd_names(found.classnames).items():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptkit.cli import options
+from promptkit.settings import BackboneSettings, EvalSettings, parsed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,31 +14,14 @@ if TYPE_CHECKING:
     from promptkit.evaluation.evaluate import Evaluation
 
 
+@options.with_settings("eval", {"eval": EvalSettings, "backbone": BackboneSettings})
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Folders that promptkit train made.", metavar="RUN...")],
-    data: options.Data = None,
-    dataset: options.DatasetName = None,
-    domains: options.Domains = None,
-    classes: options.Classes = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            help="test, val, train or all; draw: test pictures that are drawn, as they are where the data has no splits."
-        ),
-    ] = "test",
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    device: options.Device = None,
-    workers: options.Workers = None,
+    given: options.Given = options.NOTHING,
     cache: options.Cache = True,
-    backbone_dtype: options.BackboneDtype = None,
-    memory_gb: options.MemoryGb = None,
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here as well.", show_default=False)
     ] = None,
-    max_pixels: options.MaxPixels = None,
-    strict: options.Strict = False,
     debug: options.Debug = False,
 ) -> None:
     """Evaluate runs on every domain, side by side.
@@ -47,40 +31,27 @@ def evaluate(
 
     from promptkit.cli.console import RANK, console, progress
     from promptkit.cli.plugins import warn_broken
-    from promptkit.config import DataSettings
     from promptkit.evaluation import evaluate as evaluation
     from promptkit.evaluation.runs import open_runs
     from promptkit.registry import installed
     from promptkit.training.run import warn_unreadable
 
     warn_broken(installed())
-    opened = open_runs(
-        runs,
-        data=str(data) if data else None,
-        dataset_name=dataset,
-        domains=domains,
-        classes=classes,
-        split=split,
-        backbone=backbone,
-        weights=weights,
-        device=device or "auto",
-        dtype=backbone_dtype,
-        memory_gb=memory_gb,
-    )
+    settings = parsed(EvalSettings, {key.removeprefix("eval."): given[key] for key in given if key.startswith("eval.")})
+    opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")})
     with progress() as bar:
         task = bar.add_task("evaluating", total=len(opened.dataset.items))
         found = evaluation.evaluate(
             opened.learners,
             opened.dataset,
-            batch_size=batch_size,
-            workers=None if workers in (None, -1) else workers,
-            strict=strict,
-            max_pixels=max_pixels or DataSettings.max_pixels,
+            settings,
             cache=cache,
             on_batch=lambda images: bar.advance(task, images),
         )
     warn_unreadable(found.unreadable)
-    console().print(f"{opened.path}: {split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True)
+    console().print(
+        f"{opened.path}: {settings.split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True
+    )
     console().print(_table(found))
     if json_ and not RANK:
         _write_json(json_, found, opened.dataset.classnames)

@@ -1,72 +1,17 @@
 """Options that several commands share."""
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
 
 from promptkit.errors import ConfigError
+from promptkit.settings import SLOTS, OptionField, Scalar, option_fields, split_names
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of pictures: class/picture, split/class/picture, domain/class/picture, "
-        "domain/split/class/picture; or a .csv or .jsonl manifest. With --dataset, the folder that holds its folder.",
-        show_default=False,
-    ),
-]
-DatasetName = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset", help="caltech101, oxford_pets, pacs, ...: see promptkit list dataset.", show_default=False
-    ),
-]
-Domains = Annotated[str | None, typer.Option(help="Comma-separated; all of them by default.", show_default=False)]
-Classes = Annotated[
-    str | None,
-    typer.Option(help="all, base (first half), new (second half), or a file with one name a line.", show_default=False),
-]
-Backbone = Annotated[
-    str | None,
-    typer.Option(
-        help="An open_clip architecture, local-dir:PATH, hf-hub:ORG/REPO, or a plugin's. ViT-B-16 by default.",
-        show_default=False,
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="An open_clip pretrained tag, a weights file, or none (random). openai by default.", show_default=False
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
-Workers = Annotated[
-    int | None, typer.Option(help="Processes that prepare pictures; -1 chooses.", show_default=False, min=-1)
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        help="Leave out a picture of more pixels, before it is decoded. 178956970 by default, and at most.",
-        show_default=False,
-        min=1,
-        max=178_956_970,
-    ),
-]
-BackboneDtype = Annotated[
-    str | None,
-    typer.Option(
-        help="Arithmetic of the image tower: auto, float32 or bf16. auto is bf16 on a GPU made for it.",
-        show_default=False,
-    ),
-]
-MemoryGb = Annotated[
-    float | None,
-    typer.Option(
-        help="What encoding text may hold; half of a GPU's memory, or a quarter of the machine's, by default.",
-        show_default=False,
-        min=0,
-    ),
-]
 Templates = Annotated[
     Path | None,
     typer.Option(
@@ -77,18 +22,69 @@ Cache = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Keep what frozen image towers see for the next time."),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at an unreadable picture instead of counting it.")]
+Given = Mapping[str, Scalar]
+"""What was typed of the settings, by `slot.field`; see `with_settings`."""
+NOTHING: Given = MappingProxyType({})
 Debug = Annotated[bool, typer.Option("--debug", help="Show traces and debug lines.")]
 
 
-def names(text: str) -> list[str]:
-    """What a comma-separated list holds."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def with_settings(
+    command: str, slots: Mapping[str, type] = SLOTS
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command function an option for every setting that is marked for the command.
+
+    They take the place of its parameter `given`, which receives what was typed, by `slot.field`.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        marked = {
+            option.flag.name or option.name: (f"{slot}.{option.name}", option)
+            for slot, settings in slots.items()
+            for option in option_fields(settings)
+            if option.flag and command in option.flag.commands
+        }
+
+        @functools.wraps(function)
+        def with_given(**words: Any) -> None:
+            typed = {key: words.pop(_variable(name)) for name, (key, _) in marked.items()}
+            function(**words, given={key: value for key, value in typed.items() if value is not None})
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+            if parameter.name == "given":
+                # What a training setting is by default depends on the recipe.
+                parameters += [
+                    _parameter(name, option, not key.startswith("train.") and option.default)
+                    for name, (key, option) in marked.items()
+                ]
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        with_given.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_given.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_given
+
+    return decorate
+
+
+def _variable(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _parameter(name: str, option: OptionField, default: object) -> inspect.Parameter:
+    """An option that is None where it is not typed; its help shows the default, where there is one to show."""
+    kind: Any = option.kind if option.kind in (int, float, bool) else str
+    flag = f"--{name.replace('_', '-')}"
+    metavar = None if kind is bool or option.kind in (int, float, str) else option.type_name
+    # A help that begins with a choice, such as "all, base, ...", keeps its small letter.
+    help_text = option.help[:1].upper() + option.help[1:] if option.help.split()[0].isalpha() else option.help
+    typed = typer.Option(flag, help=help_text, metavar=metavar, show_default=str(default) if default else False)
+    annotation = Annotated[kind | None, typed]
+    return inspect.Parameter(_variable(name), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def numbers(option: str, text: str) -> list[int]:
     """Raises ConfigError for a list that holds anything but whole numbers."""
-    found = names(text)
+    found = split_names(text)
     if not found or not all(name.isdecimal() for name in found):
         raise ConfigError(f"{option} {text}: expected whole numbers", f"such as: {option} 1,2,3")
     return [int(name) for name in found]

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from promptkit.config import OptionField, RunConfig
+    from promptkit.config import RunConfig
     from promptkit.registry import Entry, Registry
+    from promptkit.settings import OptionField
 
 
 def list_(
@@ -66,7 +67,8 @@ def find(registry: "Registry", name: str) -> "list[Entry]":
 def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> None:
     from rich.markup import escape
 
-    from promptkit.config import option_fields, resolve
+    from promptkit.config import resolve
+    from promptkit.settings import option_fields
 
     console.print(
         f"[bold]{entry.kind} {entry.name}[/]  {escape(entry.summary)}  ({entry.package} {entry.version})",
@@ -89,7 +91,7 @@ def _show_settings(console: "Console", registry: "Registry", config: "RunConfig"
     from rich.markup import escape
 
     from promptkit import __version__
-    from promptkit.config import option_fields
+    from promptkit.settings import option_fields
 
     table = _options_table("setting")
     for slot, component in config.components.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptkit.cli import options
+from promptkit.settings import split_names
 
 if TYPE_CHECKING:
     from promptkit.bench.results import Result
@@ -55,7 +56,7 @@ def print_tables(
 
     if format_ not in ("rich", *FORMATS):
         raise UnknownNameError("format", format_, ("rich", *FORMATS))
-    pair = options.names(compare or "")
+    pair = split_names(compare or "")
     if compare is not None and len(pair) != 2:
         raise ConfigError(f"--compare {compare}: two learners are expected", "such as: --compare gopro,coop")
     found = summaries(results, metric)

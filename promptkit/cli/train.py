@@ -10,56 +10,16 @@ from promptkit.cli import options
 from promptkit.errors import ConfigError
 
 
+@options.with_settings("train")
 def train(
     recipe: Annotated[
         str | None, typer.Argument(help="gopro, coop, cocoop, zeroshot, ...: see promptkit list.", show_default=False)
     ] = None,
-    data: options.Data = None,
-    dataset: options.DatasetName = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="given: the splits of the data, drawn where it has none; draw: always drawn. given by default.",
-            show_default=False,
-        ),
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the run; runs/RECIPE by default.", show_default=False)
     ] = None,
-    domains: options.Domains = None,
-    classes: options.Classes = None,
-    shots: Annotated[
-        int | None, typer.Option(help="Training pictures per class and domain; 0: all.", show_default=False, min=0)
-    ] = None,
-    backbone: options.Backbone = None,
-    weights: options.Weights = None,
-    epochs: Annotated[int | None, typer.Option(show_default=False, min=0)] = None,
-    batch_size: Annotated[int | None, typer.Option(show_default=False, min=1)] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bf16.", show_default=False)] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of shots, order, views and initial values.", show_default=False, min=0)
-    ] = None,
-    log: Annotated[
-        str | None, typer.Option(help="tensorboard, wandb, mlflow; comma-separated.", show_default=False)
-    ] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Refuse arithmetic that differs from run to run on a GPU.")
-    ] = False,
-    device: options.Device = None,
-    workers: options.Workers = None,
-    cached_views: Annotated[
-        int | None,
-        typer.Option(
-            help="Encode this many versions of each picture's views once, and train on them in turn. "
-            "0: fresh views in every epoch.",
-            show_default=False,
-            min=0,
-        ),
-    ] = None,
+    given: options.Given = options.NOTHING,
     cache: options.Cache = True,
-    backbone_dtype: options.BackboneDtype = None,
-    memory_gb: options.MemoryGb = None,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -78,8 +38,6 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that --out holds, where it was stopped.")
     ] = False,
-    max_pixels: options.MaxPixels = None,
-    strict: options.Strict = False,
     debug: options.Debug = False,
 ) -> None:
     """Train a learner on a folder of pictures.
@@ -102,35 +60,10 @@ def train(
         raise ConfigError("no recipe to train", "such as: promptkit train gopro --data PATH")
     if tables and tables["recipe"] != recipe:
         raise ConfigError(f"{config} is a run of {tables['recipe']!r}, not of {recipe!r}", "leave one of the two out")
-    flags = {
-        "data.path": str(data) if data else None,
-        "data.dataset": dataset,
-        "data.split": split,
-        "data.domains": domains,
-        "data.classes": classes,
-        "data.shots": shots,
-        "data.strict": strict or None,
-        "data.max_pixels": max_pixels,
-        "backbone.name": backbone,
-        "backbone.weights": weights,
-        "backbone.dtype": backbone_dtype,
-        "backbone.memory_gb": memory_gb,
-        "train.cached_views": cached_views,
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.lr": lr,
-        "train.precision": precision,
-        "train.seed": seed,
-        "train.log": log,
-        "train.deterministic": deterministic or None,
-        "train.device": device,
-        "train.workers": workers,
-    }
     registry = installed()
     warn_broken(registry)
     if templates:
-        flags["prompts.template"] = options.read_templates(templates)
-    given = {key: value for key, value in flags.items() if value is not None}
+        given = {**given, "prompts.template": options.read_templates(templates)}
     settings = resolve(registry, recipe, tables, set_ or [], given)
 
     terminal = console()

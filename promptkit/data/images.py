@@ -9,11 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from promptkit.config import DataSettings
 from promptkit.errors import DataError
+from promptkit.settings import MAX_PIXELS
 
-MAX_PIXELS = DataSettings.max_pixels
-"""Where PIL itself takes a picture for an attack, and the most that can be allowed."""
 MAX_ASPECT = 1000
 """Resizing the short side of a longer strip would fill the memory."""
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")

@@ -22,9 +22,10 @@ from torch.utils.data import Dataset as TorchDataset
 from promptkit import distributed
 from promptkit.backbones.base import ImageSpec
 from promptkit.components import Views
-from promptkit.data.images import MAX_PIXELS, Unreadable, try_image
+from promptkit.data.images import Unreadable, try_image
 from promptkit.data.layouts import Item
 from promptkit.errors import ConfigError, DataError, WorkerError
+from promptkit.settings import MAX_PIXELS, LoaderSettings
 from promptkit.tensors import Batch
 
 WORTH_WORKERS = 64
@@ -163,26 +164,24 @@ class Loader(DataLoader[Sample | Unreadable]):
     def __init__(
         self,
         images: TrainingImages | EvaluationImages,
-        batch_size: int,
-        workers: int | None,
-        pin_memory: bool,
-        strict: bool,
+        settings: LoaderSettings,
+        pin_memory: bool = False,
         sampler: EpochSampler | None = None,
     ) -> None:
         if not len(images):
             raise DataError("there are no pictures to load", "does the data have this split, and these classes?")
-        if not 0 < images.max_pixels <= MAX_PIXELS:
-            raise ConfigError(f"max_pixels={images.max_pixels}: expected 1 to {MAX_PIXELS}")
-        workers = default_workers(len(images)) if workers is None else workers
+        workers = default_workers(len(images)) if settings.workers < 0 else settings.workers
         self.images = images
-        self.images_per_batch = batch_size
-        self.strict = strict
+        self.images_per_batch = settings.batch_size
+        self.strict = settings.strict
         self.epochs = sampler
         with _quiet():
             super().__init__(
                 images,
                 batch_sampler=share(
-                    sampler or SequentialSampler(images), batch_size, shuffled=sampler is not None and sampler.shuffle
+                    sampler or SequentialSampler(images),
+                    settings.batch_size,
+                    shuffled=sampler is not None and sampler.shuffle,
                 ),
                 num_workers=workers,
                 collate_fn=collate,
@@ -232,37 +231,26 @@ def share(sampler: Sampler[Any], batch_size: int, shuffled: bool) -> Sampler[lis
 def train_loader(
     items: Sequence[Item],
     views: Views,
+    settings: LoaderSettings,
     *,
-    batch_size: int,
     seed: int,
-    workers: int | None = None,
     pin_memory: bool = False,
-    strict: bool = False,
-    max_pixels: int = MAX_PIXELS,
     shuffle: bool = True,
 ) -> Loader:
     """Shuffled batches of random views, the same for the same seed (not negative) and epoch (`Loader.set_epoch`).
 
-    A last short batch is dropped when there are at least `batch_size` pictures, as the published code does. Without
-    `shuffle` every process gets every picture once, in the order of the items.
-    `workers` None lets `default_workers` decide. Raises DataError when there are no items.
+    A last short batch is dropped when there are at least `batch_size` images, as the published code does. Without
+    `shuffle` every process gets every image once, in the order of the items. Raises DataError when there are no items.
     """
-    images = TrainingImages(items, views, seed, max_pixels)
-    return Loader(images, batch_size, workers, pin_memory, strict, EpochSampler(len(items), seed, shuffle))
+    images = TrainingImages(items, views, seed, settings.max_pixels)
+    return Loader(images, settings, pin_memory, EpochSampler(len(items), seed, shuffle))
 
 
 def eval_loader(
-    items: Sequence[Item],
-    image: ImageSpec,
-    *,
-    batch_size: int,
-    workers: int | None = None,
-    pin_memory: bool = False,
-    strict: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    items: Sequence[Item], image: ImageSpec, settings: LoaderSettings, *, pin_memory: bool = False
 ) -> Loader:
     """Every item once, in order, as open_clip prepares it. Raises DataError when there are no items."""
-    return Loader(EvaluationImages(items, image, max_pixels), batch_size, workers, pin_memory, strict)
+    return Loader(EvaluationImages(items, image, settings.max_pixels), settings, pin_memory)
 
 
 def default_workers(images: int) -> int:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from promptkit.backbones.base import Backbone, ImageSpec, Intermediates
 from promptkit.components import Views
-from promptkit.data.images import MAX_PIXELS
 from promptkit.data.layouts import Item
 from promptkit.data.loading import Loader, eval_loader, train_loader
 from promptkit.learner import Learner
+from promptkit.settings import LoaderSettings
 from promptkit.tensors import ImageFeatures
 
 FORMAT = 1
@@ -59,7 +59,7 @@ class FeatureSpec:
         return same and self.patches >= other.patches
 
     def encode(self, pixels: Tensor) -> ImageFeatures:
-        device = self.backbone.logit_scale.device
+        device = self.backbone.device
         return self.backbone.encode_image(pixels.to(device, non_blocking=True), None, self.intermediates, self.patches)
 
     def key(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class FeatureSpec:
             _code(self.intermediates.reduce),
             self.intermediates.blocks and list(self.intermediates.blocks),
         ]
-        arithmetic = [str(self.backbone.image_dtype), self.backbone.logit_scale.device.type]
+        arithmetic = [str(self.backbone.image_dtype), self.backbone.device.type]
         return {
             "weights": self.backbone.fingerprint,
             "intermediates": intermediates,
@@ -88,52 +88,33 @@ class Source:
     versions: int = 1
 
     @staticmethod
-    def evaluation(
-        items: Sequence[Item],
-        image: ImageSpec,
-        batch_size: int = 64,
-        workers: int | None = None,
-        strict: bool = False,
-        max_pixels: int = MAX_PIXELS,
-    ) -> "Source":
-        def loader() -> Loader:
-            return eval_loader(
-                items, image, batch_size=batch_size, workers=workers, strict=strict, max_pixels=max_pixels
-            )
-
-        made = {"views": "evaluation", "image": asdict(image), "max_pixels": max_pixels}
-        return Source(items, made, loader, strict)
+    def evaluation(items: Sequence[Item], image: ImageSpec, settings: LoaderSettings) -> "Source":
+        made = {"views": "evaluation", "image": asdict(image), "max_pixels": settings.max_pixels}
+        return Source(items, made, lambda: eval_loader(items, image, settings), settings.strict)
 
     @staticmethod
     def training(
-        items: Sequence[Item],
-        views: Views,
-        versions: int,
-        seed: int,
-        batch_size: int = 64,
-        workers: int | None = None,
-        strict: bool = False,
-        max_pixels: int = MAX_PIXELS,
+        items: Sequence[Item], views: Views, versions: int, seed: int, settings: LoaderSettings
     ) -> "Source | None":
         """Version k holds the views of epoch k + 1. None for views whose code is in no file."""
         code = _code(type(views))
         if code is None:
             return None
-
-        def loader() -> Loader:
-            return train_loader(
-                items, views, batch_size=batch_size, seed=seed, workers=workers, strict=strict, max_pixels=max_pixels,
-                shuffle=False,
-            )  # fmt: skip
-
         made = {
             "views": code,
             "options": repr(views.options),
             "image": asdict(views.image),
             "seed": seed,
-            "max_pixels": max_pixels,
+            "max_pixels": settings.max_pixels,
         }
-        return Source(items, made, loader, strict, tuple(views.names), versions)
+        return Source(
+            items,
+            made,
+            lambda: train_loader(items, views, settings, seed=seed, shuffle=False),
+            settings.strict,
+            tuple(views.names),
+            versions,
+        )
 
     def key(self) -> dict[str, Any]:
         return {"made": self.made, "names": self.views, "versions": self.versions, "files": _files(self.items)}

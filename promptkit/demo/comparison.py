@@ -9,11 +9,11 @@ from promptkit.bench.plan import Plan, Request, Training, make_plan
 from promptkit.bench.protocols import open_data
 from promptkit.bench.results import read_results
 from promptkit.bench.runner import Runner
-from promptkit.config import Scalar
 from promptkit.demo.findings import Figures
 from promptkit.demo.images import CLASSES, DOMAINS, write_images
 from promptkit.errors import ConfigError, OutputError, TrainingError
 from promptkit.registry import Registry
+from promptkit.settings import Scalar
 
 LEARNERS = ("zeroshot", "coop", "cocoop", "gopro")
 SOURCE = "sketch"

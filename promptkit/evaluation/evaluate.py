@@ -11,13 +11,14 @@ from torch import Tensor
 
 from promptkit import distributed
 from promptkit.data.features import cached_features
-from promptkit.data.images import MAX_PIXELS, Unreadable
+from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset, Item
 from promptkit.data.loading import worker_death_explained
 from promptkit.data.sources import FeatureSpec, Source
 from promptkit.errors import DataError, OutputError
 from promptkit.evaluation.metrics import Scores, predictions, scores
 from promptkit.learner import Learner
+from promptkit.settings import LoaderSettings
 
 log = logging.getLogger("promptkit")
 
@@ -33,10 +34,7 @@ class Evaluation:
 def evaluate(
     learners: Mapping[str, Learner],
     dataset: Dataset,
-    batch_size: int = 64,
-    workers: int | None = None,
-    strict: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    loading: LoaderSettings = LoaderSettings(),
     cache: bool = True,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
@@ -56,9 +54,9 @@ def evaluate(
     empty = []
     rank, n = distributed.rank(), distributed.processes()
     for domain, images in items.items():
-        source = Source.evaluation(images[rank::n], image, batch_size, workers, strict, max_pixels)
+        source = Source.evaluation(images[rank::n], image, loading)
         with worker_death_explained():
-            own, left_out = _predict_all(list(learners.values()), source, batch_size, cache, on_batch)
+            own, left_out = _predict_all(list(learners.values()), source, loading.batch_size, cache, on_batch)
         unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
         # Every process saw every n-th picture, once, and now all know what the others saw.
         predicted_rows = torch.empty(len(learners), len(images), 3, dtype=torch.float64)
@@ -97,7 +95,7 @@ def _predict_all(
         unreadable = cached.unreadable
         readable = cached.readable.nonzero()[:, 0]
         for index in torch.split(readable, batch_size) if len(readable) else ():
-            device = learners[rows[0]].scene.backbone.logit_scale.device
+            device = learners[rows[0]].scene.backbone.device
             features = cached.features(index).to(device)
             for row in rows:
                 predicted_rows[row, index] = predictions(learners[row].predict_features(features), label[index])
@@ -137,5 +135,5 @@ def predict_together(learners: Sequence[Learner], pixels: Float[Tensor, "B 3 H W
         logits |= {row: learners[row].predict_features(features) for row in rows}
     for row, learner in enumerate(learners):
         if row not in logits:
-            logits[row] = learner.predict(pixels.to(learner.scene.backbone.logit_scale.device, non_blocking=True))
+            logits[row] = learner.predict(pixels.to(learner.scene.backbone.device, non_blocking=True))
     return [logits[row] for row in range(len(learners))]

@@ -1,23 +1,21 @@
 """Open finished runs on one data set, to be evaluated side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import load_backbone, pick_device
-from promptkit.config import BackboneSettings
 from promptkit.data.layouts import Dataset
 from promptkit.data.opening import open_dataset
 from promptkit.data.splits import class_subset, subset
 from promptkit.data.splits import split as draw_split
-from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.errors import ConfigError
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.settings import BackboneSettings, EvalSettings, Scalar, split_names
 from promptkit.training.checkpoint import restore, run_config
-
-SPLITS = ("test", "val", "train", "all", "draw")
 
 
 @dataclass(frozen=True)
@@ -29,36 +27,14 @@ class OpenedRuns:
     path: str
 
 
-def open_runs(
-    runs: Sequence[Path],
-    *,
-    data: str | None = None,
-    dataset_name: str | None = None,
-    domains: str | None = None,
-    classes: str | None = None,
-    split: str = "test",
-    backbone: str | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-    dtype: str | None = None,
-    memory_gb: float | None = None,
-) -> OpenedRuns:
+def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, Scalar] | None = None) -> OpenedRuns:
     """What is not given is taken from the first run: its data, by path and name, and how and with which seed it is split.
 
-    `split` "draw" is the test part of splits that are drawn even where the data gives some.
+    `settings.split` "draw" is the test part of splits that are drawn even where the data gives some.
 
     Runs of the same backbone share one. Raises ConfigError when the runs can't be compared on one set of pictures, and
     what reading data, backbones and checkpoints raises.
     """
-    if split not in SPLITS:
-        raise UnknownNameError("split", split, SPLITS)
-    moved = {
-        "backbone.name": backbone,
-        "backbone.weights": weights,
-        "backbone.dtype": dtype,
-        "backbone.memory_gb": memory_gb,
-    }
-    flags = {key: value for key, value in moved.items() if value is not None}
     configs = {run: run_config(run, flags) for run in runs}
 
     seeds = {config.data.split_seed for config in configs.values()}
@@ -68,17 +44,16 @@ def open_runs(
             "evaluate runs of one split_seed at a time",
         )
     first, registry = configs[runs[0]].data, installed()
-    path = data or first.path
-    if dataset_name is None:
-        dataset_name = "" if data else first.dataset
-    wanted = [name.strip() for name in (domains or "").split(",") if name.strip()]
+    path = settings.data or first.path
+    name = settings.dataset or ("" if settings.data else first.dataset)
+    split = settings.split
     draw = split == "draw" or first.split == "draw"
-    dataset = open_dataset(Path(path), registry, dataset_name, wanted, draw)
+    dataset = open_dataset(Path(path), registry, name, split_names(settings.domains), draw)
     if split != "all":
         dataset = subset(draw_split(dataset, seeds.pop()), "test" if split == "draw" else split)
-    dataset = class_subset(dataset, classes or "all")
+    dataset = class_subset(dataset, settings.classes)
 
-    where = distributed.start(device) or pick_device(device)
+    where = distributed.start(settings.device) or pick_device(settings.device)
     backbones: dict[BackboneSettings, Backbone] = {}
     learners: dict[str, Learner] = {}
     for run, config in configs.items():

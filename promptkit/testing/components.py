@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from promptkit.backbones.base import Backbone, Intermediates
-from promptkit.config import OptionField, option_fields
 from promptkit.errors import BackboneError, ConfigError
+from promptkit.settings import OptionField, option_fields
 from promptkit.tensors import TextPrompts
 from promptkit.testing.specimen import CLASSES, Defect, Specimen, close, image, stir
 
@@ -29,7 +29,7 @@ def check_options(specimen: Specimen) -> None:
 
 
 def _check_option(name: str, option: OptionField) -> None:
-    if not _settable(option.type):
+    if not _settable(option.kind):
         raise Defect(
             f"the command line can't set {name}, which is {option.type_name}: make it str, int, float, bool, a Literal, or "
             "one of them | None"

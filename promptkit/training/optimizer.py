@@ -8,10 +8,10 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor
 
-from promptkit.config import TrainSettings
 from promptkit.errors import ConfigError
 from promptkit.files import is_number
 from promptkit.learner import Learner
+from promptkit.settings import TrainSettings
 from promptkit.training.tensorfile import misfits
 
 

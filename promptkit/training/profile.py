@@ -27,7 +27,7 @@ class Profile:
 
     def __init__(self, learner: Learner, batches: Batches) -> None:
         self.batches = batches
-        self.device = learner.scene.backbone.logit_scale.device
+        self.device = learner.scene.backbone.device
         self.seconds = dict.fromkeys(("data", "image tower", "text tower", "backward"), 0.0)
         self.total = 0.0
         for name, part in (("encode_image", "image tower"), ("encode_text", "text tower"), ("backward", "backward")):

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,7 @@ import promptkit
 from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
-from promptkit.config import DataSettings, RunConfig
+from promptkit.config import RunConfig
 from promptkit.data.features import CachedBatches, cached_features
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset
@@ -25,6 +26,7 @@ from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.learner import Learner
 from promptkit.registry import Registry, installed
+from promptkit.settings import DataSettings, LoaderSettings, split_names
 from promptkit.training import state
 from promptkit.training.checkpoint import WEIGHTS, Metadata, RunFolder, read_metadata
 from promptkit.training.profile import Profile
@@ -42,7 +44,7 @@ def training_data(settings: DataSettings, seed: int, registry: Registry) -> Data
     """
     if not settings.path:
         raise ConfigError("there is no data to train on", "say where it is with --data PATH")
-    domains = [name.strip() for name in settings.domains.split(",") if name.strip()]
+    domains = split_names(settings.domains)
     read = open_dataset(Path(settings.path), registry, settings.dataset, domains, settings.split == "draw")
     log.info("%s: %s", settings.path, read.layout)
     return chosen(read, settings, seed)
@@ -81,11 +83,6 @@ class Run:
     ) -> None:
         registry = registry or installed()
         train = config.train
-        if train.epochs < 0 or train.batch_size < 1 or train.cached_views < 0:
-            raise ConfigError(
-                f"epochs={train.epochs}, batch_size={train.batch_size}, cached_views={train.cached_views}: "
-                "expected at least 0, 1 and 0"
-            )
         if train.cached_views and not cache:
             raise ConfigError(
                 "--cached-views keeps features in the cache, and --no-cache wants none", "leave one of the two out"
@@ -182,16 +179,12 @@ class Run:
         return metadata
 
     def _loader(self, shuffle: bool = True) -> Loader:
-        train = self.config.train
         return train_loader(
             self.items,
             self.views,
-            batch_size=train.batch_size,
-            seed=train.seed,
-            workers=None if train.workers < 0 else train.workers,
+            self.config.loading,
+            seed=self.config.train.seed,
             pin_memory=self.device.type == "cuda",
-            strict=self.config.data.strict,
-            max_pixels=self.config.data.max_pixels,
             shuffle=shuffle,
         )
 
@@ -204,9 +197,7 @@ class Run:
             self.views,
             train.cached_views,
             train.seed,
-            workers=None if train.workers < 0 else train.workers,
-            strict=self.config.data.strict,
-            max_pixels=self.config.data.max_pixels,
+            replace(self.config.loading, batch_size=LoaderSettings.batch_size),
         )
         if spec is None or source is None:
             raise ConfigError(
@@ -231,8 +222,7 @@ class Run:
             found = evaluate(
                 {"": self.learner},
                 self.val,
-                workers=0,
-                max_pixels=self.config.data.max_pixels,
+                LoaderSettings(workers=0, max_pixels=self.config.data.max_pixels),
                 cache=self.cache,
             )
         except DataError:

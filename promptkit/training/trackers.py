@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from promptkit import distributed
 from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.settings import split_names
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
@@ -26,7 +27,7 @@ class Trackers:
         self.folder = folder
         self.settings = dict(settings)
         self.open: list[Any] = []
-        for name in filter(None, (name.strip() for name in names.split(","))):
+        for name in split_names(names):
             if name not in TRACKERS:
                 raise UnknownNameError("tracker", name, TRACKERS)
             if find_spec(name) is None:

@@ -13,12 +13,12 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 
 from promptkit import distributed
-from promptkit.config import TrainSettings
 from promptkit.data.images import Unreadable
 from promptkit.data.loading import Batches
 from promptkit.errors import DataError, TrainingError
 from promptkit.files import is_number
 from promptkit.learner import Learner
+from promptkit.settings import TrainSettings
 from promptkit.tensors import Batch
 from promptkit.training.optimizer import load_optimizer, make_optimizer, optimizer_state
 from promptkit.training.tensorfile import misfits
@@ -77,7 +77,7 @@ class Trainer:
         self.learner = learner
         self.batches = batches
         self.settings = settings
-        self.device = learner.scene.backbone.logit_scale.device
+        self.device = learner.scene.backbone.device
         self.loop = LoopState()
         self.parameters = list(learner.parameters())
         self.optimizer = make_optimizer(learner, settings)
@@ -242,7 +242,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 def start(learner: Learner, batches: Batches) -> None:
     """Show the learner its training pictures; one that doesn't look costs nothing."""
-    device = learner.scene.backbone.logit_scale.device
+    device = learner.scene.backbone.device
     batches.set_epoch(0)
     learner.eval()
     learner.start(to_device(loaded.batch, device) for loaded in batches if loaded.batch is not None)

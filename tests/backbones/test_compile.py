@@ -7,7 +7,8 @@ import sys
 # "eager" traces graphs as ever, and runs them without a C++ compiler.
 SCRIPT = """
 import torch
-from promptkit.backbones.base import Compute, Intermediates
+from promptkit.backbones.base import Intermediates
+from promptkit.settings import BackboneSettings
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.tensors import TextPrompts
 
@@ -16,7 +17,7 @@ compile_ = torch.compile
 torch.compile = lambda function, **options: compile_(function, backend="eager", **options)
 torch.manual_seed(0)
 eager, compiled = tiny_backbone(), tiny_backbone()
-compiled.configure(Compute(compile=True))
+compiled.configure(BackboneSettings(compile=True))
 
 def mean(tokens):
     return tokens.mean(1)

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptkit.backbones.base import Compute, Position
+from promptkit.backbones.base import Position
 from promptkit.backbones.openclip import OpenClipBackbone
 from promptkit.backbones.prompt_encoder import encode_plain
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.errors import BackboneError
+from promptkit.settings import BackboneSettings
 from promptkit.tensors import ClassTokens, TextPrompts
 
 Make = Callable[..., OpenClipBackbone]
@@ -204,7 +205,7 @@ def test_checkpointing_is_a_choice_and_changes_no_bit(
     checkpoint: Literal["auto", "on", "off"], memory: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_backbone()
-    backbone.configure(Compute(checkpoint=checkpoint))
+    backbone.configure(BackboneSettings(checkpoint=checkpoint))
     backbone.encoder.memory_bytes = memory
     classes = backbone.class_tokens(NAMES[:3], 2)
     context, deep = torch.randn(2, 1, 1, 2, 32), torch.randn(1, 2, 32)
@@ -225,7 +226,7 @@ def test_checkpointing_is_a_choice_and_changes_no_bit(
 
 def test_memory_that_runs_out_turns_checkpointing_on() -> None:
     backbone = tiny_backbone()
-    backbone.configure(Compute(checkpoint="off"))
+    backbone.configure(BackboneSettings(checkpoint="off"))
     backbone.encode_text(TextPrompts(torch.randn(2, 1, 1, 2, 32, requires_grad=True)), backbone.class_tokens(NAMES, 2))
     assert backbone.use_less_memory()
     assert backbone.encoder.checkpoint == "auto"

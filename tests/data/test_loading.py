@@ -21,6 +21,7 @@ from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item, read_dataset
 from promptkit.data.loading import default_workers, eval_loader, train_loader
 from promptkit.errors import DataError
+from promptkit.settings import LoaderSettings
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
 SPEC = ImageSpec((8, 8), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
@@ -69,7 +70,7 @@ def spoil(items, *places):
 
 
 def test_batches(items):
-    loaded = next(iter(train_loader(items, VIEWS, batch_size=4, seed=1)))
+    loaded = next(iter(train_loader(items, VIEWS, LoaderSettings(batch_size=4), seed=1)))
     assert {name: tuple(view.shape) for name, view in loaded.batch.views.items()} == {
         "image": (4, 3, 8, 8),
         "noise": (4, 3, 2, 2),
@@ -83,40 +84,40 @@ def test_batches(items):
 
 
 def test_order_and_views_depend_on_seed_and_epoch_alone(items):
-    loader = train_loader(items, VIEWS, batch_size=4, seed=1)
+    loader = train_loader(items, VIEWS, LoaderSettings(batch_size=4), seed=1)
     first, second = epoch(loader, 0), epoch(loader, 1)
     assert first != second
     torch.manual_seed(123)
     assert epoch(loader, 0) == first
-    assert epoch(train_loader(items, VIEWS, batch_size=4, seed=1), 1) == second
-    assert epoch(train_loader(items, VIEWS, batch_size=4, seed=2), 0) != first
+    assert epoch(train_loader(items, VIEWS, LoaderSettings(batch_size=4), seed=1), 1) == second
+    assert epoch(train_loader(items, VIEWS, LoaderSettings(batch_size=4), seed=2), 0) != first
 
 
 def test_a_image_looks_different_in_every_epoch(items):
-    loader = train_loader(items[:2], VIEWS, batch_size=1, seed=1, workers=2)
+    loader = train_loader(items[:2], VIEWS, LoaderSettings(batch_size=1, workers=2), seed=1)
     seen = {(index[0], str(views["noise"])) for number in range(3) for index, _, views in epoch(loader, number)}
     assert len(seen) == 6
 
 
 def test_global_generators_are_left_alone(items):
     before = torch.get_rng_state()
-    epoch(train_loader(items, VIEWS, batch_size=4, seed=1, workers=1))
+    epoch(train_loader(items, VIEWS, LoaderSettings(batch_size=4, workers=1), seed=1))
     assert (torch.get_rng_state() == before).all()
 
 
 def test_workers_change_nothing_and_hear_of_new_epochs(items):
     spoil(items, 3)
-    alone = train_loader(items, VIEWS, batch_size=3, seed=1, workers=0)
+    alone = train_loader(items, VIEWS, LoaderSettings(batch_size=3, workers=0), seed=1)
     expected = [epoch(alone, number) for number in (0, 1, 7)]
     assert len(set(map(str, expected))) == 3
     for workers in (1, 2, 3):
-        loader = train_loader(items, VIEWS, batch_size=3, seed=1, workers=workers)
+        loader = train_loader(items, VIEWS, LoaderSettings(batch_size=3, workers=workers), seed=1)
         assert loader.persistent_workers
         assert [epoch(loader, number) for number in (0, 1, 7)] == expected
 
 
 def test_an_epoch_left_half_way_does_not_spill_into_the_next(items):
-    loader = train_loader(items, VIEWS, batch_size=2, seed=1, workers=2)
+    loader = train_loader(items, VIEWS, LoaderSettings(batch_size=2, workers=2), seed=1)
     expected = epoch(loader, 1)
     loader.set_epoch(0)
     next(iter(loader))
@@ -125,14 +126,14 @@ def test_an_epoch_left_half_way_does_not_spill_into_the_next(items):
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4]), (5, [5, 5]), (10, [10]), (11, [10])])
 def test_last_short_batch(items, batch_size, sizes):
-    loader = train_loader(items, VIEWS, batch_size=batch_size, seed=1)
+    loader = train_loader(items, VIEWS, LoaderSettings(batch_size=batch_size), seed=1)
     assert [len(loaded.index) for loaded in loader] == sizes
     assert len(loader) == len(sizes)
 
 
 def test_unreadable_images_are_carried_along(items):
     spoil(items, 0, 5)
-    loaded = next(iter(train_loader(items, VIEWS, batch_size=10, seed=1)))
+    loaded = next(iter(train_loader(items, VIEWS, LoaderSettings(batch_size=10), seed=1)))
     assert len(loaded.batch.label) == len(loaded.index) == 8
     assert loaded.batch.label.tolist() == [items[i].label for i in loaded.index]
     assert set(loaded.unreadable) == {Unreadable(items[i].path, "the file is empty") for i in (0, 5)}
@@ -144,11 +145,14 @@ def test_strict_loading_stops(items, workers):
     message = f"{items[0].path} can't be read: the file is empty"
     # Kept in a variable, the error would be part of a cycle, which torch's workers take seconds to be collected from.
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        list(train_loader(items, VIEWS, batch_size=5, seed=1, workers=workers, strict=True))
+        list(train_loader(items, VIEWS, LoaderSettings(batch_size=5, workers=workers, strict=True), seed=1))
 
 
 def test_no_items():
-    for make in (lambda: train_loader([], VIEWS, batch_size=2, seed=1), lambda: eval_loader([], SPEC, batch_size=2)):
+    for make in (
+        lambda: train_loader([], VIEWS, LoaderSettings(batch_size=2), seed=1),
+        lambda: eval_loader([], SPEC, LoaderSettings(batch_size=2)),
+    ):
         with pytest.raises(DataError, match="no pictures to load"):
             make()
 
@@ -159,7 +163,7 @@ def test_errors_in_views_are_not_taken_for_bad_images(items):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(train_loader(items, Broken(NoOptions(), SPEC), batch_size=2, seed=1))
+        list(train_loader(items, Broken(NoOptions(), SPEC), LoaderSettings(batch_size=2), seed=1))
 
 
 # Evaluation
@@ -171,7 +175,7 @@ def test_pixels_are_open_clips(items, interpolation, resize_mode):
     spec = ImageSpec((8, 8), SPEC.mean, SPEC.std, interpolation, resize_mode)
     config = PreprocessCfg(8, "RGB", SPEC.mean, SPEC.std, interpolation, resize_mode)
     transform = image_transform_v2(config, is_train=False)
-    (loaded,) = eval_loader(items, spec, batch_size=10)
+    (loaded,) = eval_loader(items, spec, LoaderSettings(batch_size=10))
     expected = torch.stack([transform(Image.open(item.path)) for item in items])
     assert loaded.batch.views.keys() == {"image"}
     assert torch.equal(loaded.batch.views["image"], expected)
@@ -180,7 +184,7 @@ def test_pixels_are_open_clips(items, interpolation, resize_mode):
 def test_evaluation_is_in_order_and_complete(items):
     spoil(items, 4, 5)
     for workers in (0, 1, 3):
-        parts = list(eval_loader(items, SPEC, batch_size=4, workers=workers))
+        parts = list(eval_loader(items, SPEC, LoaderSettings(batch_size=4, workers=workers)))
         assert [part.index.tolist() for part in parts] == [[0, 1, 2, 3], [6, 7], [8, 9]]
         assert [part.batch.label.tolist() for part in parts] == [[0, 1, 2, 0], [0, 1], [2, 0]]
         assert [[bad.path for bad in part.unreadable] for part in parts] == [[], [items[4].path, items[5].path], []]
@@ -188,7 +192,7 @@ def test_evaluation_is_in_order_and_complete(items):
 
 def test_entirely_unreadable_batch(items):
     spoil(items, 0, 1)
-    first, second = eval_loader(items[:4], SPEC, batch_size=2, workers=1)
+    first, second = eval_loader(items[:4], SPEC, LoaderSettings(batch_size=2, workers=1))
     assert first.batch is None
     assert first.index.tolist() == []
     assert len(first.unreadable) == 2
@@ -214,7 +218,7 @@ class Threads(Views):
 
 
 def test_workers_keep_to_one_thread_and_leave_ctrl_c_alone(items):
-    loader = train_loader(items, Threads(NoOptions(), SPEC), batch_size=10, seed=1, workers=1)
+    loader = train_loader(items, Threads(NoOptions(), SPEC), LoaderSettings(batch_size=10, workers=1), seed=1)
     assert next(iter(loader)).batch.views["image"][0].flatten().tolist() == [1, 1, 1]
 
 
@@ -229,6 +233,7 @@ def test_ctrl_c_prints_no_worker_traces(items):
         from promptkit.components import NoOptions, Views
         from promptkit.data.layouts import Item
         from promptkit.data.loading import train_loader
+        from promptkit.settings import LoaderSettings
 
         class Slow(Views):
             def __call__(self, picture, rng):
@@ -238,7 +243,7 @@ def test_ctrl_c_prints_no_worker_traces(items):
         items = [Item(Path({str(items[0].path)!r}), 0, "", None)] * 100
         views = Slow(NoOptions(), ImageSpec((1, 1), (0, 0, 0), (1, 1, 1)))
         try:
-            for _ in train_loader(items, views, batch_size=1, seed=1, workers=2):
+            for _ in train_loader(items, views, LoaderSettings(batch_size=1, workers=2), seed=1):
                 print("going", flush=True)
         except KeyboardInterrupt:
             print("stopped", flush=True)
@@ -264,7 +269,7 @@ def test_ctrl_c_prints_no_worker_traces(items):
 def test_pinning_reaches_the_tensors(items, monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
-    (loaded,) = eval_loader(items[:2], SPEC, batch_size=2)
+    (loaded,) = eval_loader(items[:2], SPEC, LoaderSettings(batch_size=2))
     assert torch.equal(loaded.pin_memory().batch.views["image"], loaded.batch.views["image"])
     assert pinned == [(2, 3, 8, 8), (2,)]
     assert loading.collate([Unreadable(Path("a"), "")]).pin_memory().batch is None
@@ -274,7 +279,7 @@ def test_pinning_reaches_the_tensors(items, monkeypatch):
 def test_real_images():
     dataset = read_dataset(REAL / "coop/caltech-101/101_ObjectCategories", classes=["anchor", "wild cat"])
     spec = ImageSpec((224, 224), SPEC.mean, SPEC.std)
-    loaded = list(eval_loader(dataset.items, spec, batch_size=16, workers=0))
+    loaded = list(eval_loader(dataset.items, spec, LoaderSettings(batch_size=16, workers=0)))
     assert sum(len(part.index) for part in loaded) == 40
     transform = image_transform_v2(PreprocessCfg(224, "RGB", SPEC.mean, SPEC.std), is_train=False)
     assert torch.equal(loaded[0].batch.views["image"][0], transform(Image.open(dataset.items[0].path)))

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from promptkit.backbones.openclip import OpenClipBackbone
 from promptkit.build import load_backbone
-from promptkit.config import BackboneSettings
 from promptkit.demo.images import CLASSES, HELD_OUT_CLASSES, draw, generator
 from promptkit.registry import installed
+from promptkit.settings import BackboneSettings
 
 SEEN = [name for name in CLASSES if name not in HELD_OUT_CLASSES]
 

@@ -16,6 +16,7 @@ from promptkit.data.loading import train_loader
 from promptkit.errors import TrainingError
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.settings import LoaderSettings
 from promptkit.training.checkpoint import read_metadata, read_tensors
 from promptkit.training.trainer import Trainer, generator_states
 
@@ -28,7 +29,7 @@ def trainer(images: Path, recipe: str = "cocoop", **settings: object) -> Trainer
     dataset = read_dataset(images, ["photo"])
     learner = build_learner(config, installed(), backbone, dataset.classnames)
     views = build_views(config, installed(), backbone)
-    batches = train_loader(dataset.items, views, batch_size=8, seed=1, workers=0)
+    batches = train_loader(dataset.items, views, LoaderSettings(batch_size=8, workers=0), seed=1)
     return Trainer(learner, batches, config.train)
 
 
