@@ -19,6 +19,7 @@ from promptkit.errors import (
     UnknownNameError,
 )
 from promptkit.hooks import hookimpl
+from promptkit.offered import DISTRIBUTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ PUBLIC_MODULES = (
 )
 """What plugins may import. Everything else may change in any version."""
 
-__version__ = version("promptkit")
+__version__ = version(DISTRIBUTION)
 
 # Importing albumentations would otherwise ask the network for a newer version of itself.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -4,13 +4,16 @@ A plugin that can't be imported, misspells a hook, offers something of the wrong
 as a whole and listed in `Registry.broken`; everything else works.
 """
 
+import logging
 import os
+import re
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, distributions, version
 from types import ModuleType
 from typing import Any
 
@@ -18,13 +21,18 @@ import pluggy
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from promptkit import builtins, hooks
+from promptkit import builtins, hooks, interrupts
 from promptkit.components import Loss, Projector, PromptGenerator, Views
 from promptkit.data.catalog import NamedDataset
 from promptkit.errors import PluginError, UnknownNameError
 from promptkit.learner import Recipe
-from promptkit.published import PACKAGES
+from promptkit.offered import DISTRIBUTION, PACKAGES
 from promptkit.settings import split_names
+
+log = logging.getLogger("promptkit")
+
+PATIENCE = 5.0
+"""Seconds after which a plugin that is being imported is named."""
 
 KINDS: dict[str, str] = {
     "recipe": "register_recipes",
@@ -49,6 +57,8 @@ class Entry:
     value: Any
     package: str
     version: str
+    module: str = ""
+    """The plugin that registered it."""
 
     @property
     def summary(self) -> str:
@@ -96,7 +106,7 @@ class Registry:
         package = PACKAGES.get(name)
         hint = f"installed: {', '.join(known)}"
         if package:
-            hint = f"{name!r} comes with {package}: promptkit install {package}"
+            hint = f"{name!r} comes with {package}: promptkit install {name}"
         if self.broken:
             count = "One plugin" if len(self.broken) == 1 else f"{len(self.broken)} plugins"
             causes = "; ".join(f"{plugin.package} ({plugin.cause})" for plugin in self.broken)
@@ -110,7 +120,8 @@ class Registry:
     def load(self, find: Callable[[], ModuleType], package: str, package_version: str) -> None:
         """Import one plugin and take in all it offers, or nothing and a line in `broken`."""
         try:
-            offered = list(_offers(find(), package, package_version))
+            with _patience(package):
+                offered = list(_offers(find(), package, package_version))
             taken = {kind: dict(known) for kind, known in self.entries.items()}
             for entry in offered:
                 other = taken[entry.kind].setdefault(entry.name, entry)
@@ -122,8 +133,22 @@ class Registry:
             self.entries = taken
         except PluginError as error:
             self.broken.append(BrokenPlugin(package, error.message, traceback.format_exc()))
-        except Exception as error:  # whatever a stranger's module raises must not take the others down
+        except BaseException as error:  # even SystemExit: whatever a plugin raises must not take the others down
+            if isinstance(error, KeyboardInterrupt) and interrupts.pressed():
+                raise
             self.broken.append(BrokenPlugin(package, f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+@contextmanager
+def _patience(package: str) -> Iterator[None]:
+    """Names a plugin that does not return from its import."""
+    timer = threading.Timer(PATIENCE, log.warning, ("plugin %s is still being imported", package))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _offers(plugin: ModuleType, package: str, package_version: str) -> Iterator[Entry]:
@@ -142,13 +167,15 @@ def _offers(plugin: ModuleType, package: str, package_version: str) -> Iterator[
 
         def register(name: str, value: Any, kind: str = kind) -> None:
             _check(kind, name, value)
-            offered.append(Entry(kind, name, value, package, package_version))
+            offered.append(Entry(kind, name, value, package, package_version, getattr(plugin, "__name__", "")))
 
         getattr(manager.hook, hook)(register=register)
     yield from offered
 
 
 def _check(kind: str, name: str, value: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise PluginError(f"{name!r} can't be the name of a {kind}: letters, digits, hyphens, dots and underscores")
     base = _BASES.get(kind)
     if base is not None and not (isinstance(value, type) and issubclass(value, base)):
         raise PluginError(f"{kind} {name!r} is {value!r}, expected a subclass of {base.__name__}")
@@ -167,22 +194,42 @@ def discover(without: str = "") -> Registry:
     loaded; an empty one loads none.
     """
     registry = Registry()
-    registry.load(lambda: builtins, "promptkit", version("promptkit"))
-    for point in sorted(entry_points(group=hooks.PROJECT), key=lambda point: (_package(point), point.name)):
-        if _wanted(point) and _package(point) != without:
-            registry.load(partial(_import, point), _package(point), point.dist.version if point.dist else "")
+    registry.load(lambda: builtins, DISTRIBUTION, version(DISTRIBUTION))
+    for package, package_version, point in sorted(_entry_points(registry), key=lambda found: (found[0], found[2].name)):
+        if _wanted(package, point) and package != without:
+            registry.load(partial(_import, point), package, package_version)
     return registry
+
+
+def _entry_points(registry: Registry) -> Iterator[tuple[str, str, EntryPoint]]:
+    """Package, version and entry point of every plugin. A distribution that can't be read is listed as broken."""
+    seen: set[str] = set()
+    for found in distributions():
+        try:
+            points = found.entry_points.select(group=hooks.PROJECT)
+            if not points:
+                continue
+            name, its_version = found.metadata["Name"], found.version
+            if canonicalize_name(name) not in seen:  # the first on the path is the one that is imported
+                seen.add(canonicalize_name(name))
+                yield from ((name, its_version, point) for point in points)
+        except Exception as error:
+            path = str(getattr(found, "_path", "a distribution"))
+            registry.broken.append(BrokenPlugin(path, f"its metadata can't be read: {error!r}", traceback.format_exc()))
 
 
 def _import(point: EntryPoint) -> ModuleType:
     """A plugin's module. Raises PluginError when its package asks for another promptkit than this one."""
-    here = version("promptkit")
+    here = version(DISTRIBUTION)
     for text in (point.dist.requires if point.dist else None) or ():
         needed = Requirement(text)
         applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
-        if canonicalize_name(needed.name) == "promptkit" and applies and not needed.specifier.contains(here, True):
+        name = canonicalize_name(needed.name)
+        if name == hooks.PROJECT and applies:
+            raise PluginError(f"it requires {needed}, which is another project's package: ours is {DISTRIBUTION}")
+        if name == DISTRIBUTION and applies and not needed.specifier.contains(here, True):
             raise PluginError(
-                f"it was built for promptkit {needed.specifier}, and this is promptkit {here}: "
+                f"it was built for {DISTRIBUTION} {needed.specifier}, and this is {here}: "
                 "install another version of one of the two"
             )
     plugin: ModuleType = point.load()
@@ -213,10 +260,6 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else point.value
-
-
-def _wanted(point: EntryPoint) -> bool:
+def _wanted(package: str, point: EntryPoint) -> bool:
     wanted = os.environ.get("PROMPTKIT_PLUGINS")
-    return wanted is None or not {_package(point), point.name}.isdisjoint(split_names(wanted))
+    return wanted is None or not {package, point.name}.isdisjoint(split_names(wanted))

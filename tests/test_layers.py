@@ -7,9 +7,10 @@ import promptkit
 
 # fmt: off
 LAYERS = [
-    "errors", "published", "files", "settings",
+    "errors", "offered", "files", "settings",
     "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization",
-    "hooks", "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "registry", "config",
+    "hooks", "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "interrupts",
+    "registry", "faults", "config",
     "build", "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench",
     "demo.findings", "demo.comparison", "testing", "cli", "__main__",
 ]

@@ -21,7 +21,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a package with an entry point of the group `promptkit` where Python looks for packages."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def put(package: str, code: str, requires: str = "promptkit") -> None:
+    def put(package: str, code: str, requires: str = "clip-promptkit") -> None:
         module = package.replace("-", "_")
         monkeypatch.delitem(sys.modules, module, raising=False)
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
@@ -108,10 +108,10 @@ def test_a_clash_names_both_packages_and_leaves_the_later_one_out_as_a_whole(ins
 @pytest.mark.parametrize(
     ("requires", "works"),
     [
-        ("promptkit>=0.1,<0.2", True),
-        ("Promptkit>=9", False),
-        ("promptkit<0.1", False),
-        ('promptkit>=9; extra == "new"', True),
+        ("clip-promptkit>=0.1,<0.2", True),
+        ("Clip-Promptkit>=9", False),
+        ("clip-promptkit<0.1", False),
+        ('clip-promptkit>=9; extra == "new"', True),
         ("promptkit-focal-core>=9", True),
     ],
 )
@@ -123,16 +123,16 @@ def test_a_plugin_built_for_another_promptkit_is_left_out_and_says_so(
     assert ("focal" in registry.entries["loss"]) is works
     if not works:
         cause = causes(registry)["promptkit-focal"]
-        specifier = requires.lower().removeprefix("promptkit")
-        assert cause.startswith(f"it was built for promptkit {specifier}, and this is promptkit 0.1")
+        specifier = requires.lower().removeprefix("clip-promptkit")
+        assert cause.startswith(f"it was built for clip-promptkit {specifier}, and this is 0.1")
 
 
 def test_the_environment_restricts_which_plugins_load(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("promptkit-focal", GOOD)
     monkeypatch.setenv("PROMPTKIT_PLUGINS", "promptkit-focal, gopro")
-    assert {entry.package for entry in discover()} == {"promptkit", "promptkit-focal", "promptkit-gopro"}
+    assert {entry.package for entry in discover()} == {"clip-promptkit", "promptkit-focal", "clip-promptkit-gopro"}
     monkeypatch.setenv("PROMPTKIT_PLUGINS", "")
-    assert {entry.package for entry in discover()} == {"promptkit"}
+    assert {entry.package for entry in discover()} == {"clip-promptkit"}
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one_and_the_broken_plugins(install: Install) -> None:
@@ -148,7 +148,7 @@ def test_a_published_learner_that_is_not_installed_is_offered_by_its_package(mon
     monkeypatch.setenv("PROMPTKIT_PLUGINS", "coop")
     with pytest.raises(UnknownNameError) as caught:
         discover().get("recipe", "gopro")
-    assert caught.value.hint == "'gopro' comes with promptkit-gopro: promptkit install promptkit-gopro"
+    assert caught.value.hint == "'gopro' comes with clip-promptkit-gopro: promptkit install gopro"
 
 
 class Plugin:

@@ -1,18 +1,21 @@
 """The command line. Nothing here imports torch or loads a plugin; the commands do, when they run."""
 
+import functools
 import logging
 import os
 import sys
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 
 import promptkit
+from promptkit import interrupts
 from promptkit.cli import bench, cache, check, data, demo, evaluate, install, new, plugins, runs, table, train
-from promptkit.cli.console import RANK
+from promptkit.cli.console import RANK, escape, visible
 from promptkit.errors import PromptkitError
 
 app = typer.Typer(
@@ -38,26 +41,39 @@ def program(
     """Train and evaluate CLIP prompt learners on your own pictures."""
 
 
+def _add(name: str, command: Callable[..., None], **words: Any) -> None:
+    """Register a command. Typer would take a plugin's KeyboardInterrupt for the user's, and end without a word."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            if interrupts.pressed():
+                raise
+            raise RuntimeError("KeyboardInterrupt") from error
+
+    app.command(name, **words)(guarded)
+
+
 RUNS, IMAGES, PLUGINS = "Runs", "Pictures", "Plugins"
 """The panels of the help."""
 
-app.command("demo", rich_help_panel=RUNS)(demo.demo)
-app.command("train", no_args_is_help=True, rich_help_panel=RUNS)(train.train)
-app.command("eval", no_args_is_help=True, rich_help_panel=RUNS)(evaluate.evaluate)
-app.command("bench", no_args_is_help=True, rich_help_panel=RUNS)(bench.bench)
-app.command("table", no_args_is_help=True, rich_help_panel=RUNS)(table.table)
-app.command("runs", rich_help_panel=RUNS)(runs.runs)
-app.command("data", no_args_is_help=True, rich_help_panel=IMAGES)(data.data)
-app.command("demo-data", no_args_is_help=True, rich_help_panel=IMAGES)(demo.demo_data)
+_add("demo", demo.demo, rich_help_panel=RUNS)
+_add("train", train.train, no_args_is_help=True, rich_help_panel=RUNS)
+_add("eval", evaluate.evaluate, no_args_is_help=True, rich_help_panel=RUNS)
+_add("bench", bench.bench, no_args_is_help=True, rich_help_panel=RUNS)
+_add("table", table.table, no_args_is_help=True, rich_help_panel=RUNS)
+_add("runs", runs.runs, rich_help_panel=RUNS)
+_add("data", data.data, no_args_is_help=True, rich_help_panel=IMAGES)
+_add("demo-data", demo.demo_data, no_args_is_help=True, rich_help_panel=IMAGES)
 app.add_typer(cache.app, name="cache", rich_help_panel=IMAGES)
-app.command("list", rich_help_panel=PLUGINS)(plugins.list_)
-app.command("show", no_args_is_help=True, rich_help_panel=PLUGINS)(plugins.show)
-app.command("install", no_args_is_help=True, context_settings=install.PASSES_ON, rich_help_panel=PLUGINS)(
-    install.install
-)
-app.command("uninstall", no_args_is_help=True, rich_help_panel=PLUGINS)(install.uninstall)
-app.command("new", no_args_is_help=True, rich_help_panel=PLUGINS)(new.new)
-app.command("check", no_args_is_help=True, rich_help_panel=PLUGINS)(check.check)
+_add("list", plugins.list_, rich_help_panel=PLUGINS)
+_add("show", plugins.show, no_args_is_help=True, rich_help_panel=PLUGINS)
+_add("install", install.install, no_args_is_help=True, context_settings=install.PASSES_ON, rich_help_panel=PLUGINS)
+_add("uninstall", install.uninstall, no_args_is_help=True, rich_help_panel=PLUGINS)
+_add("new", new.new, no_args_is_help=True, rich_help_panel=PLUGINS)
+_add("check", check.check, no_args_is_help=True, rich_help_panel=PLUGINS)
 
 INTERRUPTED = 130
 """The shell's exit status of a program that Ctrl-C ended."""
@@ -69,28 +85,45 @@ def main() -> None:
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     _log_to(Console(stderr=True, soft_wrap=True, highlight=False, quiet=RANK > 0), debug)
     try:
+        interrupts.remember()
         # click would turn Ctrl-C into an "Aborted!" that says nothing of what was kept.
         status = app(standalone_mode=True)
-    except PromptkitError as error:
-        _let_the_first_speak(errors)
-        if debug:
-            errors.print_exception()
-        errors.print(f"[red bold]error:[/] {escape(error.message)}")
-        if error.hint:
-            errors.print(f"[bold]hint:[/]  {escape(error.hint)}")
-        status = 2
     except BrokenPipeError:
         # The reader, such as head, has gone; Python must not trip over it again while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except Exception as error:
-        _let_the_first_speak(errors)
-        if debug:
-            raise
-        errors.print(f"[red bold]error:[/] unexpected {type(error).__name__}: {escape(str(error))}")
-        errors.print("[bold]hint:[/]  --debug shows where; please report it")
-        status = 1
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        status = _answer(error, errors, debug)
     sys.exit(status)
+
+
+def _answer(error: BaseException, errors: Console, debug: bool) -> int:
+    """Say what went wrong in one message; returns the exit status."""
+    known: BaseException | None = error
+    if not isinstance(error, PromptkitError):
+        if "promptkit.registry" not in sys.modules:  # no plugin is loaded that could be at fault
+            known = None
+        else:
+            from promptkit.faults import explained
+            from promptkit.registry import installed
+
+            known = explained(error, installed())
+    if known is None and isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if known is None and isinstance(error, KeyboardInterrupt):
+        errors.print("stopped")
+        return INTERRUPTED
+    _let_the_first_speak(errors)
+    if debug:
+        errors.print_exception()
+    if isinstance(known, PromptkitError):
+        errors.print(f"[red bold]error:[/] {markup.escape(visible(known.message, lines=True))}")
+        if known.hint:
+            errors.print(f"[bold]hint:[/]  {markup.escape(visible(known.hint, lines=True))}")
+        return 2
+    errors.print(f"[red bold]error:[/] unexpected {type(error).__name__}: {escape(str(error))}")
+    errors.print("[bold]hint:[/]  --debug shows where; please report it")
+    return 1
 
 
 def _let_the_first_speak(errors: Console) -> None:
@@ -106,7 +139,7 @@ def _log_to(console: Console, debug: bool) -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             mark = "[yellow bold]warning:[/] " if record.levelno >= logging.WARNING else ""
-            console.print(f"{mark}{escape(record.getMessage())}")
+            console.print(f"{mark}{markup.escape(visible(record.getMessage(), lines=True))}")
 
     log = logging.getLogger("promptkit")
     log.handlers = [Handler()]

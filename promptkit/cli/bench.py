@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from promptkit import interrupts
 from promptkit.cli import options
 from promptkit.errors import ConfigError
 from promptkit.settings import split_names
@@ -121,6 +122,8 @@ def bench(
     try:
         outcome = runner.run(_reporter(terminal, runner))
     except KeyboardInterrupt:
+        if not interrupts.pressed():
+            raise
         terminal.print(f"stopped; what is finished is in {out}, and the same command goes on", soft_wrap=True)
         raise typer.Exit(130) from None
     _print_outcome(terminal, outcome)
@@ -141,8 +144,9 @@ def _shard(text: str) -> tuple[int, int]:
 def _print_plan(terminal: "Console", runner: "Runner", detailed: bool) -> None:
     from collections import Counter
 
-    from rich.markup import escape
     from rich.table import Table
+
+    from promptkit.cli.console import escape
 
     states: dict[Training, str] = {training: runner.state(training) for training in runner.trainings}
     if detailed:
@@ -192,7 +196,7 @@ def _reporter(terminal: "Console", runner: "Runner") -> "Callable[[Training, flo
 
 
 def _print_outcome(terminal: "Console", outcome: "Outcome") -> None:
-    from rich.markup import escape
+    from promptkit.cli.console import escape
 
     for folder in outcome.elsewhere:
         terminal.print(f"{escape(str(folder))} is left to the process that is busy with it", soft_wrap=True)

@@ -10,10 +10,9 @@ app = typer.Typer(help="What was kept of frozen image towers: list it, clear it.
 @app.command("list")
 def list_(debug: options.Debug = False) -> None:
     """List the feature caches, the largest first, and what they take on the disk."""
-    from rich.markup import escape
     from rich.table import Table
 
-    from promptkit.cli.console import console
+    from promptkit.cli.console import console, escape
     from promptkit.data.cachefile import format_bytes, read_about
     from promptkit.data.features import cache_folder, cached
 

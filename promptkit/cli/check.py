@@ -16,10 +16,9 @@ def check(
 
     The exit status is 1 when something fails. Plugin authors run the same from a test: promptkit.testing.
     """
-    from rich.markup import escape
     from rich.table import Table
 
-    from promptkit.cli.console import console
+    from promptkit.cli.console import console, escape
     from promptkit.cli.plugins import find, warn_broken
     from promptkit.registry import installed
     from promptkit.testing.conformance import CHECKS, examine

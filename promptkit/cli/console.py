@@ -6,6 +6,7 @@ Of several processes that run one command, the first speaks.
 import os
 from typing import TYPE_CHECKING
 
+from rich import markup
 from rich.console import Console
 
 if TYPE_CHECKING:
@@ -13,8 +14,21 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 140
 
-RANK = int(os.environ.get("RANK", "0"))
+if os.environ.get("COLUMNS", "").strip("0") == "":
+    os.environ.pop("COLUMNS", None)  # rich would print nothing into a width of 0
+
+RANK = int(rank) if (rank := os.environ.get("RANK", "")).isdecimal() and "WORLD_SIZE" in os.environ else 0
 """Which of several processes this is, as torchrun and accelerate launch say."""
+
+
+def escape(text: str) -> str:
+    """A name of somebody else's, to be printed: no markup, and control characters, such as escape sequences, made visible."""
+    return markup.escape(visible(text))
+
+
+def visible(text: str, lines: bool = False) -> str:
+    """A text with its control characters made visible; with `lines`, line breaks stay."""
+    return "".join(x if x.isprintable() or (lines and x == "\n") else ascii(x)[1:-1] for x in text)
 
 
 def console() -> Console:

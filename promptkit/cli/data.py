@@ -22,9 +22,7 @@ def data(
     debug: options.Debug = False,
 ) -> None:
     """Say what a folder is taken for: layout, domains, classes, splits, templates and what looks odd."""
-    from rich.markup import escape
-
-    from promptkit.cli.console import console, progress
+    from promptkit.cli.console import console, escape, progress
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.inspection import check_images, odd_names
     from promptkit.data.opening import open_dataset
@@ -59,8 +57,9 @@ def _counts(dataset: "Dataset") -> "Table":
     """A row per class: its pictures in each split, and in each domain."""
     from collections import Counter
 
-    from rich.markup import escape
     from rich.table import Table
+
+    from promptkit.cli.console import escape
 
     splits = [name for name in ("train", "val", "test") if any(item.split == name for item in dataset.items)]
     by_split = Counter((item.label, item.split) for item in dataset.items)

@@ -18,6 +18,7 @@ from promptkit.cli.console import console
 from promptkit.cli.offers import look
 from promptkit.errors import ConfigError, InstallError, PluginError, UnknownNameError
 from promptkit.hooks import PROJECT
+from promptkit.offered import DISTRIBUTION, PACKAGES, plugin_folder
 
 log = logging.getLogger("promptkit")
 
@@ -42,10 +43,9 @@ def install(
     promptkit itself, torch, torchvision and open_clip stay at the versions that are installed.
     """
     from promptkit.cli.pip import pip_install
-    from promptkit.published import PACKAGES
 
     _refuse_bare_folders(packages)
-    words = [PACKAGES.get(word, word) for word in packages]
+    words = [_ours(word) for word in packages]
     with _busy("pip install"):
         arrivals = pip_install(words)
     if elsewhere := [arrival.name for arrival in arrivals if not _is_installed(arrival.name)]:
@@ -75,6 +75,23 @@ def _refuse_bare_folders(words: Sequence[str]) -> None:
                 f"{word!r} is a folder here, and pip would look for a package of that name elsewhere",
                 f"promptkit install ./{word} takes the folder",
             )
+
+
+def _ours(word: str) -> str:
+    """The folder of a plugin of ours; other words stay. Raises InstallError: no index is asked for a name that isn't ours."""
+    name = canonicalize_name(word) if word.isprintable() else word
+    if name not in PACKAGES and name not in PACKAGES.values():
+        return word
+    if name in PACKAGES.values() and _is_installed(name):
+        return word
+    folder = plugin_folder(name)
+    if folder is None:
+        package = PACKAGES.get(name, name)
+        raise InstallError(
+            f"{package} is on no package index yet, and this promptkit does not run from a clone",
+            f"clone promptkit, then: promptkit install CLONE/plugins/{package.removeprefix(f'{DISTRIBUTION}-')}",
+        )
+    return str(folder)
 
 
 def _installed_already(words: Sequence[str]) -> Iterator[str]:
@@ -151,8 +168,8 @@ def _plugin(word: str) -> str:
         raise ConfigError(f"{word!r} may be {' or '.join(sorted(meant))}", "give the package's name")
     if meant:
         return meant.pop()
-    if name == PROJECT:
-        raise ConfigError("promptkit does not uninstall itself", "pip uninstall promptkit")
+    if name in (PROJECT, DISTRIBUTION):
+        raise ConfigError("promptkit does not uninstall itself", f"pip uninstall {DISTRIBUTION}")
     if _is_installed(name):
         raise ConfigError(f"{name} is no plugin of promptkit", f"pip uninstall {name}")
     raise UnknownNameError("installed plugin", word, {package for package, _ in points})

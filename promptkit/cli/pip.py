@@ -15,9 +15,10 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from promptkit.errors import InstallError, PromptkitError, UnknownNameError
-from promptkit.published import PACKAGES
+from promptkit.hooks import PROJECT
+from promptkit.offered import DISTRIBUTION, PACKAGES
 
-KEPT = ("promptkit", "torch", "torchvision", "open-clip-torch")
+KEPT = (DISTRIBUTION, "torch", "torchvision", "open-clip-torch")
 """What installing a plugin never replaces: another torch than the one here may not know the GPU."""
 
 _DECISIVE = (
@@ -57,7 +58,8 @@ def pip_install(words: Sequence[str]) -> list[Arrival]:
             before.setdefault(canonicalize_name(package.name), package.version)
     with tempfile.TemporaryDirectory() as folder:
         constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
-        constraints.write_text("".join(f"{name}=={version}\n" for name in KEPT if (version := before.get(name))))
+        kept = [f"{name}=={version}\n" for name in KEPT if (version := before.get(name))]
+        constraints.write_text("".join([*kept, f"{PROJECT}<0\n"]))  # another project's would overwrite this one
         run_pip("install", "--constraint", str(constraints), "--report", str(report), *words)
         if not report.exists():  # help was asked for, or a report elsewhere
             raise InstallError(
@@ -98,6 +100,13 @@ def _failure(command: str, output: str) -> PromptkitError:
         return InstallError(
             f"the system manages the packages of {sys.executable}, and pip leaves them alone",
             "make an environment and install promptkit there: python3 -m venv .venv",
+        )
+    if re.search(rf"The user requested \(constraint\) {PROJECT}<0", output):
+        wish = re.search(rf"(\S+ \S+) depends on {PROJECT}\b", output)
+        who = wish[1] if wish else "what was asked for"
+        return InstallError(
+            f"{who} wants {PROJECT}, another project's package, which would overwrite this one",
+            f"a plugin depends on {DISTRIBUTION}; ask its author",
         )
     kept = re.search(rf"The user requested \(constraint\) ({'|'.join(KEPT)})\b", output)
     if kept:

@@ -65,8 +65,7 @@ def find(registry: "Registry", name: str) -> "list[Entry]":
 
 
 def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> None:
-    from rich.markup import escape
-
+    from promptkit.cli.console import escape
     from promptkit.config import resolve
     from promptkit.settings import option_fields
 
@@ -88,9 +87,9 @@ def _show_entry(console: "Console", registry: "Registry", entry: "Entry") -> Non
 
 def _show_settings(console: "Console", registry: "Registry", config: "RunConfig") -> None:
     """What --set takes: each slot with its component and the package it is from, then the slot's settings."""
-    from rich.markup import escape
-
     from promptkit import __version__
+    from promptkit.cli.console import escape
+    from promptkit.offered import DISTRIBUTION
     from promptkit.settings import option_fields
 
     table = _options_table("setting")
@@ -102,7 +101,7 @@ def _show_settings(console: "Console", registry: "Registry", config: "RunConfig"
             _add_option(table, f"{slot}.{option.name}", option, getattr(component.options, option.name))
         table.add_row()
     for slot, settings in (("data", config.data), ("backbone", config.backbone), ("train", config.train)):
-        table.add_row(f"[bold]{slot}[/]", "", "", f"from promptkit {__version__}")
+        table.add_row(f"[bold]{slot}[/]", "", "", f"from {DISTRIBUTION} {__version__}")
         for option in option_fields(type(settings)):
             _add_option(table, f"{slot}.{option.name}", option, getattr(settings, option.name))
         table.add_row()
@@ -117,7 +116,7 @@ def _options_table(what: str) -> "Table":
 
 
 def _add_option(table: "Table", name: str, option: "OptionField", default: object) -> None:
-    from rich.markup import escape
+    from promptkit.cli.console import escape
 
     table.add_row(name, option.type_name, escape(str(default)), escape(option.help))
 
@@ -126,7 +125,11 @@ def warn_broken(registry: "Registry") -> None:
     """One warning for each plugin that could not be loaded; its trace with --debug."""
     import logging
 
+    from promptkit.offered import DISTRIBUTION, foreign_package
+
     log = logging.getLogger("promptkit")
+    if foreign := foreign_package():
+        log.warning("%s is another project's package; this one is %s: pip uninstall promptkit", foreign, DISTRIBUTION)
     for plugin in registry.broken:
         log.warning("plugin %s failed to load: %s", plugin.package, plugin.cause)
         log.debug(plugin.trace)

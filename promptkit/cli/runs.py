@@ -16,10 +16,9 @@ def runs(
     debug: options.Debug = False,
 ) -> None:
     """List the runs below a folder: what they are, how far they got, and their best figures."""
-    from rich.markup import escape
     from rich.table import Table
 
-    from promptkit.cli.console import console
+    from promptkit.cli.console import console, escape
     from promptkit.training.listing import list_runs
 
     found = list_runs(folder)
@@ -38,7 +37,7 @@ def runs(
 
 
 def _best(run: "ListedRun") -> str:
-    from rich.markup import escape
+    from promptkit.cli.console import escape
 
     shown = (
         f"val {100 * value:.1f} %" if name == "val_accuracy" else f"{escape(name)} {value:.4f}"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from promptkit import interrupts
 from promptkit.cli import options
 from promptkit.errors import ConfigError
 
@@ -77,6 +78,8 @@ def train(
     try:
         run.train(terminal, profile)
     except KeyboardInterrupt:
+        if not interrupts.pressed():
+            raise
         kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
         terminal.print(f"stopped; {kept}", soft_wrap=True)
         raise typer.Exit(130) from None

@@ -96,7 +96,10 @@ class TrainingImages(TorchDataset[Sample | Unreadable]):
         image = try_image(item.path, self.min_side, self.max_pixels)
         if isinstance(image, Unreadable):
             return image
-        views = self.views(image, np.random.default_rng((self.seed, epoch, index)))
+        try:
+            views = self.views(image, np.random.default_rng((self.seed, epoch, index)))
+        except SystemExit as error:  # it would end a worker, or the program, without a word
+            raise RuntimeError(f"{type(self.views).__name__} raised SystemExit") from error
         tensors = {name: torch.from_numpy(np.ascontiguousarray(pixels)) for name, pixels in views.items()}
         return Sample(tensors, item.label, index)
 

@@ -45,7 +45,7 @@ class Comparison:
         if missing:
             raise ConfigError(
                 f"the demo compares {', '.join(LEARNERS)}, and {' and '.join(missing)} is not installed",
-                "pip install promptkit-coop promptkit-gopro",
+                f"promptkit install {' '.join(missing)}",
             )
         self.images = out / "pictures"
         self.runs = out / "runs"

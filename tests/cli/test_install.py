@@ -125,7 +125,31 @@ def test_what_is_installed_and_no_use_is_said(elsewhere: Command, tmp_path: Path
     assert (same.status, "pip changed nothing" in same.err) == (2, True)
 
 
-@pytest.mark.parametrize("pinned", ["torch", "promptkit"])
+def test_another_projects_promptkit_never_takes_the_place_of_this_one(elsewhere: Command, tmp_path: Path) -> None:
+    write_wheel(tmp_path / "index", "promptkit", plugin=False)
+    write_wheel(tmp_path / "index", "promptkit-prompting", PLUGIN, "promptkit")
+    for words in (["promptkit-prompting"], ["promptkit"]):
+        done = elsewhere("install", "--no-index", "--find-links", "index", *words)
+        assert done.status == 2
+        assert "wants promptkit, another project's package" in done.err
+    assert elsewhere("list").status == 0
+
+
+def test_a_plugin_of_ours_comes_from_the_clone_and_no_index_is_asked(
+    promptkit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("promptkit.cli.pip.run_pip", lambda *words: asked.extend(words))
+    promptkit("install", "gopro")
+    assert asked[-1] == str(Path(package.__file__).parents[1] / "plugins/gopro")
+    monkeypatch.setattr("promptkit.offered.__file__", "/nowhere/promptkit/offered.py")
+    asked.clear()
+    done = promptkit("install", "coop")
+    assert "clip-promptkit-coop is on no package index yet" in done.err
+    assert not asked
+
+
+@pytest.mark.parametrize("pinned", ["torch", "clip-promptkit"])
 def test_torch_and_promptkit_stay_as_they_are_and_that_is_said(
     pinned: str, elsewhere: Command, environment: "Environment", tmp_path: Path
 ) -> None:
@@ -200,7 +224,7 @@ def test_an_index_that_cannot_be_reached(promptkit: Command) -> None:
     assert "refused" in done.err
 
 
-@pytest.mark.parametrize("words", [["-h"], ["--report", "FILE", "--dry-run", "--no-index", "gopro"]])
+@pytest.mark.parametrize("words", [["-h"], ["--report", "FILE", "--dry-run", "--no-index", "pip"]])
 def test_what_pip_does_not_report_is_an_error(words: list[str], promptkit: Command) -> None:
     done = promptkit("install", *words)
     assert done.status == 2
@@ -229,7 +253,7 @@ def test_a_try_that_failed_before_another_did_not(
     says: list[str], message: str, promptkit: Command, pip_says: Callable[[str], None]
 ) -> None:
     pip_says("\n".join(says))
-    done = promptkit("install", "promptkit-gopro")
+    done = promptkit("install", "clip-promptkit-gopro")
     assert done.status == 2
     assert done.err.startswith(f"error: {message}")
 
@@ -256,11 +280,11 @@ def test_a_python_that_pip_cannot_change(
     [
         ("Promptkit", "promptkit does not uninstall itself"),
         ("rich", "rich is no plugin of promptkit\nhint:  pip uninstall rich"),
-        ("promptkit-cop", "no installed plugin named 'promptkit-cop'; did you mean 'promptkit-coop'?"),
+        ("promptkit-cop", "no installed plugin named 'promptkit-cop'; did you mean 'clip-promptkit-coop'?"),
     ],
 )
 def test_only_plugins_are_uninstalled(name: str, message: str, promptkit: Command) -> None:
     done = promptkit("uninstall", "coop", name)
     assert done.status == 2
     assert done.err.startswith(f"error: {message}")
-    assert version("promptkit-coop")
+    assert version("clip-promptkit-coop")

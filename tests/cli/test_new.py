@@ -21,7 +21,7 @@ def test_a_new_package_passes_its_checks_and_trains(
     folder = Path("mine/promptkit-my-learner")
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["promptkit"] == {"my-learner": "promptkit_my_learner"}
-    assert "promptkit>=0.1,<0.2" in project["dependencies"]
+    assert "clip-promptkit>=0.1,<0.2" in project["dependencies"]
     compile((folder / "tests/test_my_learner.py").read_text(), "test", "exec")
 
     spec = importlib.util.spec_from_file_location("promptkit_my_learner", folder / "promptkit_my_learner.py")

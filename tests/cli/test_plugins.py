@@ -17,11 +17,11 @@ def test_list_names_everything_with_its_package(promptkit: Command) -> None:
     done = promptkit("list")
     assert done.status == 0
     rows = {tuple(line.split()[:2]): line for line in done.out.splitlines()}
-    assert "promptkit-gopro" in rows["recipe", "gopro"]
-    assert "promptkit-coop" in rows["prompts", "coop"]
-    assert "promptkit 0" in rows["loss", "cross-entropy"]
+    assert "clip-promptkit-gopro" in rows["recipe", "gopro"]
+    assert "clip-promptkit-coop" in rows["prompts", "coop"]
+    assert "clip-promptkit 0" in rows["loss", "cross-entropy"]
     only = promptkit("list", "loss")
-    assert {line.split()[0] for line in only.out.splitlines()} == {"kind", "loss"}
+    assert {line[:6].strip() for line in only.out.splitlines()} == {"kind", "loss", ""}
     assert "did you mean 'loss'" in promptkit("list", "los").err
 
 
@@ -37,8 +37,8 @@ def test_show_says_of_every_setting_its_type_default_help_and_whose_it_is(prompt
     # The range beside the type, and the recipe's default, not the core's.
     assert re.search(r"train\.epochs +int, at least 0 +200 +passes over the training pictures", recipe)
     assert [name for name in re.findall(r"^ (\w+) ", recipe, re.MULTILINE) if name in SLOTS] == list(SLOTS)
-    owners = re.findall(r"from (promptkit[\w-]* [\d.]+)", recipe)
-    core, coop = f"promptkit {version('promptkit')}", f"promptkit-coop {version('promptkit-coop')}"
+    owners = re.findall(r"from ([a-z-]*promptkit[\w-]* [\d.]+)", recipe)
+    core, coop = f"clip-promptkit {version('clip-promptkit')}", f"clip-promptkit-coop {version('clip-promptkit-coop')}"
     assert owners == [coop if slot == "prompts" else core for slot in SLOTS]
     assert "did you mean 'coop'" in promptkit("show", "cooop").err
 
@@ -55,7 +55,7 @@ def test_without_its_plugin_gopro_is_offered_by_name(promptkit: Command, monkeyp
     with using(discover()):
         done = promptkit("train", "gopro", "--data", "x")
         assert done.status == 2
-        assert "'gopro' comes with promptkit-gopro: promptkit install promptkit-gopro" in done.err
+        assert "'gopro' comes with clip-promptkit-gopro: promptkit install gopro" in done.err
         assert promptkit("list").status == 0
 
 

@@ -1,0 +1,29 @@
+"""The names that promptkit is installed under, and the learners that are published with it."""
+
+from pathlib import Path
+
+DISTRIBUTION = "clip-promptkit"
+"""On the package index, `promptkit` is somebody else's."""
+
+LEARNERS = {"coop": "coop", "cocoop": "coop", "gopro": "gopro", "gopro-reference": "gopro"}
+"""By recipe, the folder below plugins/ of the package that offers it."""
+
+PACKAGES = {recipe: f"{DISTRIBUTION}-{folder}" for recipe, folder in LEARNERS.items()}
+"""By recipe, the package that offers it."""
+
+
+def foreign_package() -> str:
+    """The `promptkit` of another project, with its version, where it is installed here; else ""."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"promptkit {version('promptkit')}"
+    except PackageNotFoundError:
+        return ""
+
+
+def plugin_folder(name: str) -> Path | None:
+    """Where the package of ours that a word means (a recipe, a package, gopro) lies in the clone that this code runs from."""
+    folder = LEARNERS.get(name, name.removeprefix(f"{DISTRIBUTION}-"))
+    path = Path(__file__).parents[1] / "plugins" / folder
+    return path if folder in LEARNERS.values() and (path / "pyproject.toml").is_file() else None
