@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptkit.backbones.base import FeatureSpec
 from promptkit.data.cachefile import (
     SUFFIX,
     CacheContent,
@@ -29,9 +30,9 @@ from promptkit.data.cachefile import (
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item
 from promptkit.data.loading import EpochSampler, Loaded, share
-from promptkit.data.sources import FeatureSpec, Source, cache_key
+from promptkit.data.sources import Source, cache_key
 from promptkit.errors import DataError
-from promptkit.tensors import Batch, ImageFeatures
+from promptkit.tensors import Batch, ImageFeatures, NoPixels
 
 log = logging.getLogger("promptkit")
 
@@ -243,5 +244,5 @@ class CachedBatches:
             batch = None
             if len(kept):
                 features = self.cached.features(kept, (self.epochs.epoch - 1) % self.cached.versions)
-                batch = Batch({}, self.label[kept], features)
+                batch = Batch(NoPixels(), self.label[kept], features)
             yield Loaded(batch, kept, gone)

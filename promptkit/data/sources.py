@@ -15,15 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from promptkit.backbones.base import Backbone, ImageSpec, Intermediates
+from promptkit.backbones.base import FeatureSpec, ImageSpec
 from promptkit.components import Views
 from promptkit.data.layouts import Item
 from promptkit.data.loading import Loader, eval_loader, train_loader
-from promptkit.learner import Learner
 from promptkit.settings import LoaderSettings
-from promptkit.tensors import ImageFeatures
 
 FORMAT = 1
 LIBRARIES = (
@@ -31,49 +27,23 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class FeatureSpec:
-    """What a learner reads of the image tower, when that does not depend on the learner itself."""
+def is_cacheable(spec: FeatureSpec) -> bool:
+    """Can its features be told from others'? Not where intermediates are reduced by code without a name."""
+    return spec.intermediates is None or _code(spec.intermediates.reduce) is not None
 
-    backbone: Backbone
-    intermediates: Intermediates | None
-    patches: bool
 
-    @staticmethod
-    def of(learner: Learner) -> "FeatureSpec | None":
-        """None for vision prompts, for a learner that encodes images in its own way, and for intermediates without a name."""
-        own = type(learner).encode_image is not Learner.encode_image or type(learner).forward is not Learner.forward
-        intermediates = learner.prompts.intermediates()
-        if own or learner.prompts.vision() is not None or (intermediates and _code(intermediates.reduce) is None):
-            return None
-        return FeatureSpec(learner.scene.backbone, intermediates, learner.needs_patches)
-
-    @property
-    def demand(self) -> int:
-        """What serves all is among those that ask for most."""
-        return (self.intermediates is not None) + self.patches
-
-    def serves(self, other: "FeatureSpec") -> bool:
-        """Does this hold all that `other` asks for?"""
-        same = self.backbone is other.backbone and other.intermediates in (None, self.intermediates)
-        return same and self.patches >= other.patches
-
-    def encode(self, pixels: Tensor) -> ImageFeatures:
-        device = self.backbone.device
-        return self.backbone.encode_image(pixels.to(device, non_blocking=True), None, self.intermediates, self.patches)
-
-    def key(self) -> dict[str, Any]:
-        intermediates = self.intermediates and [
-            _code(self.intermediates.reduce),
-            self.intermediates.blocks and list(self.intermediates.blocks),
-        ]
-        arithmetic = [str(self.backbone.image_dtype), self.backbone.device.type]
-        return {
-            "weights": self.backbone.fingerprint,
-            "intermediates": intermediates,
-            "patches": self.patches,
-            "arithmetic": arithmetic,
-        }
+def _spec_key(spec: FeatureSpec) -> dict[str, Any]:
+    read = spec.intermediates and [
+        _code(spec.intermediates.reduce),
+        spec.intermediates.blocks and list(spec.intermediates.blocks),
+    ]
+    arithmetic = [str(spec.backbone.image_dtype), spec.backbone.device.type]
+    return {
+        "weights": spec.backbone.fingerprint,
+        "intermediates": read,
+        "patches": spec.patches,
+        "arithmetic": arithmetic,
+    }
 
 
 @dataclass(frozen=True)
@@ -123,7 +93,7 @@ class Source:
 def cache_key(source: Source, spec: FeatureSpec) -> str:
     """32 hexadecimal digits."""
     code = _package("promptkit"), {name: _version(name) for name in LIBRARIES}
-    key = json.dumps([FORMAT, spec.key(), source.key(), code], sort_keys=True)
+    key = json.dumps([FORMAT, _spec_key(spec), source.key(), code], sort_keys=True)
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
