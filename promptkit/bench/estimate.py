@@ -5,7 +5,7 @@ from pathlib import Path
 
 from promptkit.bench.runner import Runner
 from promptkit.files import plain_json
-from promptkit.training.checkpoint import LOG
+from promptkit.runs.checkpoint import LOG
 
 
 def seconds_left(runner: Runner) -> float | None:

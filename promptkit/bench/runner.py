@@ -27,9 +27,10 @@ from promptkit.evaluation.evaluate import evaluate
 from promptkit.evaluation.metrics import Scores
 from promptkit.learner import Learner
 from promptkit.registry import Registry
-from promptkit.training import state
-from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata, restore
-from promptkit.training.lock import FolderLock
+from promptkit.runs import state
+from promptkit.runs.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata
+from promptkit.runs.lock import FolderLock
+from promptkit.runs.opening import restore
 from promptkit.training.run import Run, warn_unreadable
 
 log = logging.getLogger("promptkit")

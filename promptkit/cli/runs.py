@@ -8,7 +8,7 @@ import typer
 from promptkit.cli import options
 
 if TYPE_CHECKING:
-    from promptkit.training.listing import ListedRun
+    from promptkit.runs.listing import ListedRun
 
 
 def runs(
@@ -20,7 +20,7 @@ def runs(
     from rich.table import Table
 
     from promptkit.cli.console import console
-    from promptkit.training.listing import list_runs
+    from promptkit.runs.listing import list_runs
 
     found = list_runs(folder)
     if not found:

@@ -90,7 +90,7 @@ def train(
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import read_run_file, resolve
     from promptkit.registry import installed
-    from promptkit.training.checkpoint import SETTINGS
+    from promptkit.runs.checkpoint import SETTINGS
     from promptkit.training.run import Run
 
     out = out or (Path("runs") / recipe if recipe else None)

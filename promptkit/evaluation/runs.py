@@ -15,7 +15,7 @@ from promptkit.data.splits import split as draw_split
 from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.learner import Learner
 from promptkit.registry import installed
-from promptkit.training.checkpoint import restore, run_config
+from promptkit.runs.opening import restore, run_config
 
 SPLITS = ("test", "val", "train", "all", "draw")
 

@@ -12,7 +12,7 @@ from promptkit.config import TrainSettings
 from promptkit.errors import ConfigError
 from promptkit.files import is_number
 from promptkit.learner import Learner
-from promptkit.training.tensorfile import misfits
+from promptkit.runs.tensorfile import misfits
 
 
 def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -25,8 +25,9 @@ from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.learner import Learner
 from promptkit.registry import Registry, installed
-from promptkit.training import state
-from promptkit.training.checkpoint import WEIGHTS, Metadata, RunFolder, read_metadata
+from promptkit.runs import state
+from promptkit.runs.checkpoint import WEIGHTS, Metadata, read_metadata
+from promptkit.runs.folder import RunFolder
 from promptkit.training.profile import Profile
 from promptkit.training.progress import TrainingProgress
 from promptkit.training.trackers import Trackers

@@ -19,9 +19,9 @@ from promptkit.data.loading import Batches
 from promptkit.errors import DataError, TrainingError
 from promptkit.files import is_number
 from promptkit.learner import Learner
+from promptkit.runs.tensorfile import misfits
 from promptkit.tensors import Batch
 from promptkit.training.optimizer import load_optimizer, make_optimizer, optimizer_state
-from promptkit.training.tensorfile import misfits
 
 log = logging.getLogger("promptkit")
 

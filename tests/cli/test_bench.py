@@ -303,7 +303,7 @@ def test_ctrl_c_says_how_to_go_on(bench: Command, tmp_path: Path, monkeypatch: p
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(bench: Command, tmp_path: Path, images: Path) -> None:
-    from promptkit.training.lock import FolderLock
+    from promptkit.runs.lock import FolderLock
 
     folder = tmp_path / "results/few-shot" / images.name / "coop/2-shots/seed-1"
     folder.mkdir(parents=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from promptkit.training.tensorfile import pack, read_tensors, read_text
+from promptkit.runs.tensorfile import pack, read_tensors, read_text
 
 Command = Callable[..., "Finished"]
 Cases = Iterator[tuple[str, bytes]]

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from promptkit.errors import OutputError
-from promptkit.training.checkpoint import LOG, WEIGHTS, RunFolder, read_metadata, read_tensors
-from promptkit.training.lock import FolderLock, is_locked
+from promptkit.runs.checkpoint import LOG, WEIGHTS, read_metadata, read_tensors
+from promptkit.runs.folder import RunFolder
+from promptkit.runs.lock import FolderLock, is_locked
 
 Command = Callable[..., "Finished"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 
-from promptkit.training.checkpoint import read_metadata, read_tensors
+from promptkit.runs.checkpoint import read_metadata, read_tensors
 from promptkit.training.trackers import Trackers
 
 Command = Callable[..., "Finished"]

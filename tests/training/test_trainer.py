@@ -16,7 +16,7 @@ from promptkit.data.loading import train_loader
 from promptkit.errors import TrainingError
 from promptkit.learner import Learner
 from promptkit.registry import installed
-from promptkit.training.checkpoint import read_metadata, read_tensors
+from promptkit.runs.checkpoint import read_metadata, read_tensors
 from promptkit.training.trainer import Trainer, generator_states
 
 Command = Callable[..., "Finished"]

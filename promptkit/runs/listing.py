@@ -9,8 +9,9 @@ from typing import Literal
 from promptkit.config import read_run_file
 from promptkit.errors import CheckpointError, PromptkitError
 from promptkit.files import plain_json
-from promptkit.training.checkpoint import LOG, SETTINGS, WEIGHTS, read_log, read_metadata
-from promptkit.training.lock import is_locked
+from promptkit.runs.checkpoint import LOG, SETTINGS, WEIGHTS, read_metadata
+from promptkit.runs.folder import read_log
+from promptkit.runs.lock import is_locked
 
 
 @dataclass(frozen=True)

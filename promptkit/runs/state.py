@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -12,9 +12,8 @@ from promptkit import distributed
 from promptkit.config import RunConfig, read_run_file
 from promptkit.errors import CheckpointError, ConfigError
 from promptkit.files import plain_json
-from promptkit.training import tensorfile
-from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS
-from promptkit.training.trainer import Trainer
+from promptkit.runs import tensorfile
+from promptkit.runs.checkpoint import SETTINGS, STATE, WEIGHTS
 
 FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
@@ -23,7 +22,15 @@ LISTED = 10
 """How many differences a message names."""
 
 
-def pack(trainer: Trainer, config: RunConfig, data: str) -> bytes:
+class Resumable(Protocol):
+    """What can be stopped between two steps; a Trainer."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None: ...
+
+
+def pack(trainer: Resumable, config: RunConfig, data: str) -> bytes:
     """The state as the content of a file. `data` is the fingerprint of the data set. All processes call it."""
     tensors, plain = trainer.state()
     about = {"settings": config.to_tables(), "processes": distributed.processes(), "data": data}
@@ -56,7 +63,7 @@ def check_settings(run: Path, config: RunConfig) -> None:
     _refuse(run, differences(flat(before), flat(config.to_tables())))
 
 
-def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
+def resume(trainer: Resumable, path: Path, config: RunConfig, data: str) -> None:
     """Bring a fresh trainer to where the run was stopped.
 
     Raises ConfigError with the differences when settings, data or the number of processes are not those of the run,
