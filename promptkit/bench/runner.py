@@ -21,21 +21,24 @@ from promptkit.bench.protocols import Target
 from promptkit.bench.results import RESULTS, Result, results_of, write_results
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import BackboneSettings, RunConfig, read_run_file, resolve
+from promptkit.data.images import warn_unreadable
 from promptkit.data.layouts import Dataset
-from promptkit.errors import CheckpointError, ConfigError, OutputError, PromptkitError
+from promptkit.errors import ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.evaluation.metrics import Scores
 from promptkit.learner import Learner
 from promptkit.registry import Registry
 from promptkit.runs import state
-from promptkit.runs.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata
+from promptkit.runs.checkpoint import SETTINGS, read_metadata
 from promptkit.runs.lock import FolderLock
 from promptkit.runs.opening import restore
-from promptkit.training.run import Run, warn_unreadable
+from promptkit.runs.status import read_saved, run_status
+from promptkit.training.run import Run
 
 log = logging.getLogger("promptkit")
 
-State = Literal["new", "stopped", "trained", "done", "damaged"]
+State = Literal["new", "running", "stopped", "trained", "done", "damaged"]
+UNTRAINED: tuple[State, ...] = ("new", "running", "stopped")
 ANEW = "choose another --out, or delete that folder to train it again"
 
 
@@ -80,7 +83,7 @@ class Runner:
         dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
         self.trainings = [training for training in plan.trainings if training in dealt]
         self.backbones: dict[BackboneSettings, Backbone] = {}
-        begun = [training for training in plan.trainings if self.state(training) not in ("new", "damaged")]
+        begun = [training for training in plan.trainings if self.state(training) in ("stopped", "trained", "done")]
         for training in begun:
             self._check_settings(training)
         for _, same in groupby(begun, key=lambda training: id(training.dataset)):
@@ -110,19 +113,12 @@ class Runner:
                     ANEW,
                 )
 
-    def state(self, training: Training) -> State:
-        """How far a run is: begun, trained, and done when it is tested as well."""
-        folder = self.path(training)
-        stopped = (folder / STATE).exists()
-        try:
-            if not stopped and not ((folder / WEIGHTS).exists() and read_metadata(folder).finished):
-                return "new"
-            read_run_file(folder / SETTINGS)
-        except (CheckpointError, ConfigError):
-            return "damaged"
-        if stopped:
-            return "stopped"
-        return "trained" if self.missing(training) else "done"
+    def state(self, training: Training, held: bool = False) -> State:
+        """The status of a run; a finished one is done when it is tested as well, else trained."""
+        status = run_status(self.path(training), held)
+        if status == "finished":
+            return "trained" if self.missing(training) else "done"
+        return status
 
     def missing(self, training: Training) -> list[tuple[Target, RunConfig]]:
         """The targets that a run has no results for."""
@@ -164,12 +160,11 @@ class Runner:
             if not lock.try_take():
                 outcome.elsewhere.append(folder)
                 return False
-            at = self.state(training)
+            at = self.state(training, held=True)
             if at in ("trained", "done"):
                 return True
             if at == "damaged":
-                read_run_file(folder / SETTINGS)
-                read_metadata(folder)  # one of them says how
+                read_saved(folder)  # raises what says how
             started = time.monotonic()
             run = Run(
                 training.config,
@@ -180,9 +175,8 @@ class Runner:
                 cache=self.cache,
                 backbone=self._backbone(training.config),
                 dataset=training.dataset,
+                lock=lock,  # nobody else may begin the run between the look at its state and its training
             )
-            # Nobody else may begin the run between the look at its state and its training.
-            run.folder.lock = lock
             (folder / RESULTS).unlink(missing_ok=True)
             run.train(self.console, lines=False)
             on_trained(training, time.monotonic() - started)

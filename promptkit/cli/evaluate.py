@@ -48,10 +48,10 @@ def evaluate(
     from promptkit.cli.console import RANK, console, progress
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import DataSettings
+    from promptkit.data.images import warn_unreadable
     from promptkit.evaluation import evaluate as evaluation
     from promptkit.evaluation.runs import open_runs
     from promptkit.registry import installed
-    from promptkit.training.run import warn_unreadable
 
     warn_broken(installed())
     opened = open_runs(

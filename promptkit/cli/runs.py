@@ -26,11 +26,11 @@ def runs(
     if not found:
         console().print(f"no runs in {escape(str(folder))}", soft_wrap=True)
         return
-    table = Table("run", "recipe", "data", "seed", "epoch", "state", "best", box=None)
+    table = Table("run", "recipe", "data", "seed", "epoch", "status", "best", box=None)
     for run in found:
         seed = "" if run.seed is None else str(run.seed)
         epoch = f"{run.epoch}/{run.epochs}" if run.recipe else ""
-        table.add_row(escape(str(run.path)), escape(run.recipe), escape(run.data), seed, epoch, run.state, _best(run))
+        table.add_row(escape(str(run.path)), escape(run.recipe), escape(run.data), seed, epoch, run.status, _best(run))
     console().print(table)
     for run in found:
         if run.cause:

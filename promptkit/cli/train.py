@@ -91,6 +91,7 @@ def train(
     from promptkit.config import read_run_file, resolve
     from promptkit.registry import installed
     from promptkit.runs.checkpoint import SETTINGS
+    from promptkit.runs.status import inspect_run
     from promptkit.training.run import Run
 
     out = out or (Path("runs") / recipe if recipe else None)
@@ -144,7 +145,8 @@ def train(
     try:
         run.train(terminal, profile)
     except KeyboardInterrupt:
-        kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
+        metadata = inspect_run(out).metadata
+        kept = f"{out} holds epoch {metadata.epoch}" if metadata else "nothing was saved yet"
         terminal.print(f"stopped; {kept}", soft_wrap=True)
         raise typer.Exit(130) from None
     named = f" --dataset {settings.data.dataset}" if settings.data.dataset else ""

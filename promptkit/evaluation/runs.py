@@ -78,7 +78,7 @@ def open_runs(
         dataset = subset(draw_split(dataset, seeds.pop()), "test" if split == "draw" else split)
     dataset = class_subset(dataset, classes or "all")
 
-    where = distributed.start(device) or pick_device(device)
+    where = distributed.join(device) or pick_device(device)
     backbones: dict[BackboneSettings, Backbone] = {}
     learners: dict[str, Learner] = {}
     for run, config in configs.items():

@@ -135,12 +135,13 @@ def test_every_damaged_state_is_an_error_within_limits(
 from promptkit.config import read_run_file, resolve
 from promptkit.registry import installed
 from promptkit.runs import state
+from promptkit.training.batches import image_batches
 from promptkit.training.run import Run
 from promptkit.training.trainer import Trainer
 
 tables = read_run_file(Path("run/run.toml"))
 run = Run(resolve(installed(), tables["recipe"], tables), Path("run"), resume=True)
-trainer = Trainer(run.learner, run.loader, run.config.train)
+trainer = Trainer(run.learner, image_batches(run.config, run.items, run.views, False), run.config.train)
 data = run.dataset.fingerprint()
 
 def attempt(path):

@@ -291,15 +291,15 @@ def test_a_run_killed_before_its_first_state_begins_again(stopped: Path, promptk
 def test_what_was_learned_never_stands_under_other_settings(
     train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.training.run import Run
+    from promptkit.training.validation import Validation
 
-    def interrupt(run: Run) -> float | None:
+    def interrupt(validation: Validation, result: Any) -> None:
         raise KeyboardInterrupt
 
     train("coop", "--out", "whole", "--seed", 2)
     train("coop", "--out", "run")
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_validate", interrupt)
+        patch.setattr(Validation, "on_epoch", interrupt)
         assert train("coop", "--out", "run", "--seed", 2, "--force").status == 130
     assert "run holds no run" in promptkit("eval", "run").err
     done = promptkit("train", "--out", "run", "--resume")
