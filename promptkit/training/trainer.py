@@ -179,7 +179,7 @@ class Trainer:
         images = int(distributed.total(at.images))
         if not images:
             first = f"{unreadable[0].path}: {unreadable[0].reason}" if unreadable else "this process had none"
-            raise TrainingError(f"not one training image was readable in epoch {at.epoch}", f"the first, {first}")
+            raise TrainingError(f"not one training picture was readable in epoch {at.epoch}", f"the first, {first}")
         result = EpochResult(
             at.epoch,
             self.settings.epochs,
