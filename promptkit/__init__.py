@@ -71,6 +71,6 @@ def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: s
     `classnames` asks about other classes than the ones it was trained on. Raises CheckpointError for a folder that holds
     no run or a damaged one, and whatever its backbone and plugins raise.
     """
-    from promptkit.training.checkpoint import load_run
+    from promptkit.runs.opening import load_run
 
     return load_run(run, classnames, device)

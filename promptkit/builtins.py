@@ -58,9 +58,9 @@ def load_tiny(weights: str) -> Backbone:
 
 def load_demo(weights: str) -> Backbone:
     """A small CLIP that was trained on the pictures of `promptkit demo-data`. It has one set of weights."""
-    from promptkit.demo import backbone
+    from promptkit.backbones import demo
 
-    return backbone.load_demo_clip(weights)
+    return demo.load_demo_clip(weights)
 
 
 @hookimpl

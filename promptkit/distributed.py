@@ -18,7 +18,7 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for another, such as for the first to encode a large cache; torchrun ends all when one dies."""
 
 
-def start(device: str) -> torch.device | None:
+def join(device: str) -> torch.device | None:
     """Join the other processes, if `torchrun` or `accelerate launch` started several; returns this one's device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None

@@ -28,9 +28,9 @@ TINY = ("--backbone", "tiny", "--weights", "none", "--workers", "0")
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy, since setuptools builds beside the sources and takes up what it finds there."""
-    left_out = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    left_out = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
     copy = shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "checkout", ignore=left_out)
-    (copy / "runs/gopro").mkdir(parents=True)
+    (copy / "runs/gopro").mkdir(parents=True, exist_ok=True)
     (copy / "runs/gopro/run.toml").touch()
     return copy
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptkit.demo.backbone import COMPACT, CONFIG, ROWS, TABLE, load_packed, untrained_embedding
+from promptkit.backbones.demo import COMPACT, CONFIG, ROWS, TABLE, load_packed, untrained_embedding
 from promptkit.demo.images import CLASSES, DOMAINS, HELD_OUT_CLASSES, HELD_OUT_DOMAIN, draw, generator
 
 FOLDER = Path(__file__).parents[2] / "promptkit" / "demo" / "clip"

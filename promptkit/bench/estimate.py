@@ -3,9 +3,9 @@
 from collections import defaultdict
 from pathlib import Path
 
-from promptkit.bench.runner import Runner
+from promptkit.bench.runner import UNTRAINED, Runner
 from promptkit.files import plain_json
-from promptkit.training.checkpoint import LOG
+from promptkit.runs.checkpoint import LOG
 
 
 def seconds_left(runner: Runner) -> float | None:
@@ -35,7 +35,7 @@ def _left(runner: Runner) -> dict[str, int]:
     """Pictures, by learner."""
     left: dict[str, int] = defaultdict(int)
     for training in runner.trainings:
-        if runner.state(training) in ("new", "stopped"):
+        if runner.state(training) in UNTRAINED:
             left[training.config.recipe] += max(0, training.images - _logged(runner.path(training))[0])
     return left
 

@@ -21,21 +21,25 @@ from promptkit.bench.protocols import Target
 from promptkit.bench.results import RESULTS, Result, results_of, write_results
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import RunConfig, read_run_file, resolve
+from promptkit.data.images import warn_unreadable
 from promptkit.data.layouts import Dataset
-from promptkit.errors import CheckpointError, ConfigError, OutputError, PromptkitError
+from promptkit.errors import ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.learner import Learner
 from promptkit.metrics import Scores
 from promptkit.registry import Registry
-from promptkit.settings import BackboneSettings, LoaderSettings
-from promptkit.training import state
-from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata, restore
-from promptkit.training.lock import FolderLock
-from promptkit.training.run import Run, warn_unreadable
+from promptkit.runs import state
+from promptkit.runs.checkpoint import SETTINGS, read_metadata
+from promptkit.runs.lock import FolderLock
+from promptkit.runs.opening import restore
+from promptkit.runs.status import read_saved, run_status
+from promptkit.settings import BackboneSettings, LoaderSettings, flatten
+from promptkit.training.run import Run
 
 log = logging.getLogger("promptkit")
 
-State = Literal["new", "stopped", "trained", "done", "damaged"]
+State = Literal["new", "running", "stopped", "trained", "done", "damaged"]
+UNTRAINED: tuple[State, ...] = ("new", "running", "stopped")
 ANEW = "choose another --out, or delete that folder to train it again"
 
 
@@ -80,7 +84,7 @@ class Runner:
         dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
         self.trainings = [training for training in plan.trainings if training in dealt]
         self.backbones: dict[BackboneSettings, Backbone] = {}
-        begun = [training for training in plan.trainings if self.state(training) not in ("new", "damaged")]
+        begun = [training for training in plan.trainings if self.state(training) in ("stopped", "trained", "done")]
         for training in begun:
             self._check_settings(training)
         for _, same in groupby(begun, key=lambda training: id(training.dataset)):
@@ -96,7 +100,7 @@ class Runner:
             before = resolve(self.registry, tables["recipe"], tables).to_tables()
         except PromptkitError as error:
             raise ConfigError(f"{file}: {error.message}", ANEW) from None
-        if different := state.differences(state.flat(before), state.flat(training.config.to_tables())):
+        if different := state.differences(flatten(before), flatten(training.config.to_tables())):
             raise ConfigError(f"{file.parent} was trained with other settings: {'; '.join(different)}", ANEW)
 
     def _check_images(self, trainings: Sequence[Training]) -> None:
@@ -110,19 +114,12 @@ class Runner:
                     ANEW,
                 )
 
-    def state(self, training: Training) -> State:
-        """How far a run is: begun, trained, and done when it is tested as well."""
-        folder = self.path(training)
-        stopped = (folder / STATE).exists()
-        try:
-            if not stopped and not ((folder / WEIGHTS).exists() and read_metadata(folder).finished):
-                return "new"
-            read_run_file(folder / SETTINGS)
-        except (CheckpointError, ConfigError):
-            return "damaged"
-        if stopped:
-            return "stopped"
-        return "trained" if self.missing(training) else "done"
+    def state(self, training: Training, held: bool = False) -> State:
+        """The status of a run; a finished one is done when it is tested as well, else trained."""
+        status = run_status(self.path(training), held)
+        if status == "finished":
+            return "trained" if self.missing(training) else "done"
+        return status
 
     def missing(self, training: Training) -> list[tuple[Target, RunConfig]]:
         """The targets that a run has no results for."""
@@ -164,12 +161,11 @@ class Runner:
             if not lock.try_take():
                 outcome.elsewhere.append(folder)
                 return False
-            at = self.state(training)
+            at = self.state(training, held=True)
             if at in ("trained", "done"):
                 return True
             if at == "damaged":
-                read_run_file(folder / SETTINGS)
-                read_metadata(folder)  # one of them says how
+                read_saved(folder)  # raises what says how
             started = time.monotonic()
             run = Run(
                 training.config,
@@ -180,9 +176,8 @@ class Runner:
                 cache=self.cache,
                 backbone=self._backbone(training.config),
                 dataset=training.dataset,
+                lock=lock,  # nobody else may begin the run between the look at its state and its training
             )
-            # Nobody else may begin the run between the look at its state and its training.
-            run.folder.lock = lock
             (folder / RESULTS).unlink(missing_ok=True)
             run.train(self.console, lines=False)
             on_trained(training, time.monotonic() - started)

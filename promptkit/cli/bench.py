@@ -157,7 +157,7 @@ def _print_plan(terminal: "Console", runner: "Runner", detailed: bool) -> None:
             table.add_row(escape(str(training.folder)), on, tests, state)
         terminal.print(table)
     counts = Counter(states.values())
-    known = ("done", "trained", "stopped", "damaged", "new")
+    known = ("done", "trained", "stopped", "running", "damaged", "new")
     listed = ", ".join(f"{counts[state]} {state}" for state in known if counts[state])
     left = sum(len(runner.missing(training)) for training in runner.trainings)
     terminal.print(
@@ -182,8 +182,10 @@ def _left(runner: "Runner") -> str:
 def _reporter(terminal: "Console", runner: "Runner") -> "Callable[[Training, float], None]":
     from itertools import count
 
+    from promptkit.bench.runner import UNTRAINED
+
     numbers = count(1)
-    total = sum(runner.state(training) in ("new", "stopped") for training in runner.trainings)
+    total = sum(runner.state(training) in UNTRAINED for training in runner.trainings)
 
     def report(training: "Training", seconds: float) -> None:
         terminal.print(

@@ -31,10 +31,10 @@ def evaluate(
 
     from promptkit.cli.console import RANK, console, progress
     from promptkit.cli.plugins import warn_broken
+    from promptkit.data.images import warn_unreadable
     from promptkit.evaluation import evaluate as evaluation
     from promptkit.evaluation.runs import open_runs
     from promptkit.registry import installed
-    from promptkit.training.run import warn_unreadable
 
     registry = installed()
     warn_broken(registry)

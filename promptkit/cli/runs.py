@@ -8,7 +8,7 @@ import typer
 from promptkit.cli import options
 
 if TYPE_CHECKING:
-    from promptkit.training.listing import ListedRun
+    from promptkit.runs.listing import ListedRun
 
 
 def runs(
@@ -19,17 +19,17 @@ def runs(
     from rich.table import Table
 
     from promptkit.cli.console import console, escape
-    from promptkit.training.listing import list_runs
+    from promptkit.runs.listing import list_runs
 
     found = list_runs(folder)
     if not found:
         console().print(f"no runs in {escape(str(folder))}", soft_wrap=True)
         return
-    table = Table("run", "recipe", "data", "seed", "epoch", "state", "best", box=None)
+    table = Table("run", "recipe", "data", "seed", "epoch", "status", "best", box=None)
     for run in found:
         seed = "" if run.seed is None else str(run.seed)
         epoch = f"{run.epoch}/{run.epochs}" if run.recipe else ""
-        table.add_row(escape(str(run.path)), escape(run.recipe), escape(run.data), seed, epoch, run.state, _best(run))
+        table.add_row(escape(str(run.path)), escape(run.recipe), escape(run.data), seed, epoch, run.status, _best(run))
     console().print(table)
     for run in found:
         if run.cause:

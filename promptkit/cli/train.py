@@ -49,7 +49,8 @@ def train(
     from promptkit.config import read_run_file, resolve
     from promptkit.faults import explained
     from promptkit.registry import installed
-    from promptkit.training.checkpoint import SETTINGS
+    from promptkit.runs.checkpoint import SETTINGS
+    from promptkit.runs.status import inspect_run
     from promptkit.training.run import Run
 
     out = out or (Path("runs") / recipe if recipe else None)
@@ -80,7 +81,8 @@ def train(
     except KeyboardInterrupt as error:
         if explained(error, registry):
             raise
-        kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
+        metadata = inspect_run(out).metadata
+        kept = f"{out} holds epoch {metadata.epoch}" if metadata else "nothing was saved yet"
         terminal.print(f"stopped; {kept}", soft_wrap=True)
         raise typer.Exit(130) from None
     named = f" --dataset {settings.data.dataset}" if settings.data.dataset else ""

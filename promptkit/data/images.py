@@ -1,7 +1,9 @@
 """A picture file -> pixels, or the reason why there are none."""
 
+import logging
 import stat
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from promptkit.errors import DataError
 from promptkit.settings import MAX_PIXELS
+
+log = logging.getLogger("promptkit")
 
 MAX_ASPECT = 1000
 """Resizing the short side of a longer strip would fill the memory."""
@@ -87,3 +91,12 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     white = next((end for end in ends if grey.max() <= end), grey.max())
     scaled = np.round(np.clip(grey, 0, white) * (255 / white)).astype(np.uint8)
     return np.repeat(scaled[:, :, None], 3, axis=2)
+
+
+def warn_unreadable(images: Sequence[Unreadable], listed: int = 5) -> None:
+    """One counted warning with the first few names."""
+    if images:
+        names = "; ".join(f"{image.path} ({image.reason})" for image in images[:listed])
+        more = f"; and {len(images) - listed} more" if len(images) > listed else ""
+        count = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+        log.warning("%s left out: %s%s", count, names, more)

@@ -14,8 +14,8 @@ from promptkit.data.splits import split as draw_split
 from promptkit.errors import ConfigError
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.runs.opening import restore, run_config
 from promptkit.settings import BackboneSettings, EvalSettings, Scalar, split_names
-from promptkit.training.checkpoint import restore, run_config
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, 
         dataset = subset(draw_split(dataset, seeds.pop()), "test" if split == "draw" else split)
     dataset = class_subset(dataset, settings.classes)
 
-    where = distributed.start(settings.device) or pick_device(settings.device)
+    where = distributed.join(settings.device) or pick_device(settings.device)
     backbones: dict[BackboneSettings, Backbone] = {}
     learners: dict[str, Learner] = {}
     for run, config in configs.items():

@@ -11,8 +11,8 @@ from torch import Tensor
 from promptkit.errors import ConfigError
 from promptkit.files import is_number
 from promptkit.learner import Learner
+from promptkit.runs.tensorfile import misfits
 from promptkit.settings import TrainSettings
-from promptkit.training.tensorfile import misfits
 
 
 def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from promptkit.data.loading import Batches, Loaded
 from promptkit.learner import Learner
+from promptkit.training.callbacks import Callback, EpochResult
 
 ADVICE = {
     "data": "data is the slowest part: more --workers, smaller pictures on the disk, or --cached-views to prepare views once",
@@ -19,19 +21,32 @@ ADVICE = {
 }
 
 
-class Profile:
-    """Stands between the loop and its batches, and in front of the learner's steps, with a watch in hand.
+PARTS = {"encode_image": "image tower", "encode_text": "text tower", "backward": "backward"}
+"""By the learner's method."""
+
+
+class Profile(Callback):
+    """Prints where the time went. It stands between the loop and its batches, and times the learner's steps.
 
     Nothing of it exists in a run without --profile.
     """
 
-    def __init__(self, learner: Learner, batches: Batches) -> None:
+    def __init__(self, learner: Learner, batches: Batches, console: Console) -> None:
+        self.learner = learner
         self.batches = batches
+        self.console = console
         self.device = learner.scene.backbone.device
-        self.seconds = dict.fromkeys(("data", "image tower", "text tower", "backward"), 0.0)
+        self.seconds = dict.fromkeys(("data", *PARTS.values()), 0.0)
         self.total = 0.0
-        for name, part in (("encode_image", "image tower"), ("encode_text", "text tower"), ("backward", "backward")):
-            setattr(learner, name, self._timed(learner, part, getattr(learner, name)))
+
+    def on_start(self) -> None:
+        for method, part in PARTS.items():
+            setattr(self.learner, method, self._timed(part, getattr(self.learner, method)))
+
+    def on_epoch(self, result: EpochResult) -> None:
+        self.total += result.seconds
+        if result.last:
+            self.console.print(self._report(), soft_wrap=True)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         self.batches.set_epoch(epoch, skip)
@@ -46,16 +61,16 @@ class Profile:
                 return
             yield loaded
 
-    def report(self) -> str:
+    def _report(self) -> str:
         """The share of each part, and what to do about the largest."""
         other = max(0.0, self.total - sum(self.seconds.values()))
         parts = {**self.seconds, "other": other}
         shares = "  ".join(f"{part} {seconds / max(self.total, 1e-9):.0%}" for part, seconds in parts.items())
         return f"time  {shares}\n{ADVICE[max(parts, key=lambda part: parts[part])]}"
 
-    def _timed(self, learner: Learner, part: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, part: str, step: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any) -> Any:
-            if not learner.training:  # validation is no part of it
+            if not self.learner.training:  # validation is no part of it
                 return step(*args)
             self._wait()
             started = time.perf_counter()

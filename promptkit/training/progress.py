@@ -1,25 +1,22 @@
 """What a person sees while a run trains: bars on a terminal, plain lines elsewhere."""
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from promptkit.training.trainer import EpochResult
+from promptkit.training.callbacks import Callback, EpochResult
 
 
-class TrainingProgress:
-    """A context in which a run trains. `step` and `epoch` are told what happened; `lines`: does an epoch leave one?"""
+class TrainingProgress(Callback):
+    """A bar over the images of all epochs, and, with `lines`, a line for every epoch."""
 
     REFRESH = 10
     """Reading a loss off a GPU waits for it, so the terms on the bar are read every so many steps."""
 
-    def __init__(self, console: Console, epochs: int, images: int, lines: bool = True) -> None:
+    def __init__(self, console: Console, images: int, lines: bool = True) -> None:
         self.console = console
-        self.epochs = epochs
         self.lines = lines
         self.steps = 0
         self.bar = Progress(
@@ -33,18 +30,12 @@ class TrainingProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=epochs * images, rate="", terms="")
+        self.task = self.bar.add_task("training", total=images, rate="", terms="")
 
-    def __enter__(self) -> Self:
+    def on_start(self) -> None:
         self.bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    def step(self, terms: Mapping[str, Tensor], images: int) -> None:
+    def on_step(self, terms: Mapping[str, Tensor], images: int) -> None:
         if not self.bar.disable and self.steps % self.REFRESH == 0:
             shown = "  ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
             speed = self.bar.tasks[0].speed
@@ -52,14 +43,16 @@ class TrainingProgress:
         self.steps += 1
         self.bar.advance(self.task, images)
 
-    def epoch(self, result: EpochResult, val_accuracy: float | None) -> None:
-        """One line that stays."""
+    def on_epoch(self, result: EpochResult) -> None:
         if not self.lines:
             return
         terms = "  ".join(f"{name} {value:.4f}" for name, value in result.terms.items())
-        val = "" if val_accuracy is None else f"  val {100 * val_accuracy:.1f} %"
+        val = "" if result.val_accuracy is None else f"  val {100 * result.val_accuracy:.1f} %"
         self.console.print(
-            f"epoch {result.epoch}/{self.epochs}  {terms}{val}  lr {result.lr:.2g}  "
+            f"epoch {result.epoch}/{result.epochs}  {terms}{val}  lr {result.lr:.2g}  "
             f"{result.images / result.seconds:.1f} img/s",
             soft_wrap=True,
         )
+
+    def on_end(self) -> None:
+        self.bar.stop()

@@ -4,23 +4,23 @@ import logging
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from promptkit import distributed
 from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.settings import split_names
+from promptkit.training.callbacks import Callback, EpochResult
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 log = logging.getLogger("promptkit")
 
 
-class Trackers:
-    """A context in which every chosen tracker hears the figures of each epoch, from the first process alone.
+class Trackers(Callback):
+    """Tells every chosen tracker the figures of each epoch, from the first process alone.
 
-    Making one touches nothing; what goes wrong later costs the tracker, not the run. Raises UnknownNameError for a tracker
-    there is none of, ConfigError for one that is not installed.
+    Making one touches nothing. A tracker that fails later is disabled, and the run goes on. Raises UnknownNameError for an
+    unknown tracker, ConfigError for one that is not installed.
     """
 
     def __init__(self, names: str, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -40,29 +40,29 @@ class Trackers:
             where = {"logging_dir": str(folder)} if tracker.requires_logging_directory else {}
             self.open.append(tracker(name if where else f"promptkit-{folder.name}", **where))
 
-    def __enter__(self) -> Self:
+    def on_start(self) -> None:
         if self.open:
             from accelerate import PartialState
 
             PartialState()  # the trackers ask it whether this is the first process
         self._each(lambda tracker: tracker.start())
         self._each(lambda tracker: tracker.store_init_configuration(self.settings))
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def on_epoch(self, result: EpochResult) -> None:
+        figures = {**result.figures, "lr": result.lr, "grad_norm": result.grad_norm}
+        self._each(lambda tracker: tracker.log(figures, step=result.epoch))
+
+    def on_end(self) -> None:
         self._each(lambda tracker: tracker.finish())
 
-    def log(self, figures: Mapping[str, float], epoch: int) -> None:
-        self._each(lambda tracker: tracker.log(dict(figures), step=epoch))
-
     def _each(self, tell: Callable[[Any], object]) -> None:
-        """A tracker that fails, with whatever error, is named once and hears no more."""
+        """A tracker that fails, with whatever error, is named once and disabled."""
         for tracker in list(self.open):
             try:
                 tell(tracker)
             except Exception as error:
                 self.open.remove(tracker)
                 cause = f"{type(error).__name__}: {error}"
-                log.warning("%s hears no more of %s: %s; log.jsonl has it all", tracker.name, self.folder, cause)
+                log.warning(
+                    "%s is disabled after an error, for %s: %s; log.jsonl has it all", tracker.name, self.folder, cause
+                )

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,28 +18,13 @@ from promptkit.data.loading import Batches
 from promptkit.errors import DataError, TrainingError
 from promptkit.files import is_number
 from promptkit.learner import Learner
+from promptkit.runs.tensorfile import misfits
 from promptkit.settings import TrainSettings
 from promptkit.tensors import Batch
+from promptkit.training.callbacks import Callback, EpochResult
 from promptkit.training.optimizer import load_optimizer, make_optimizer, optimizer_state
-from promptkit.training.tensorfile import misfits
 
 log = logging.getLogger("promptkit")
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch did. `terms` are means over its pictures, `grad_norm` is the mean over its steps before clipping."""
-
-    epoch: int
-    lr: float
-    terms: Mapping[str, float]
-    grad_norm: float
-    images: int
-    seconds: float
-    left_out: int
-    """Pictures of the epoch that were not readable."""
-    unreadable: Sequence[Unreadable]
-    """Those of them that were met since the run was started or resumed."""
 
 
 @dataclass
@@ -64,11 +49,11 @@ class LoopState:
         if not wrong and not (self.steps_in_epoch <= min(self.batch, self.step, self.images)):
             wrong = ["steps_in_epoch"]
         if wrong:
-            raise ValueError(f"its position has no sound {', '.join(wrong)}")
+            raise ValueError(f"its loop has no sound {', '.join(wrong)}")
 
 
 class Trainer:
-    """Trains a learner. `epochs` runs; between any two steps, `state` is all it takes to go on in another process.
+    """Trains a learner. Between any two steps, `state` is all it takes to go on in another process.
 
     Raises ConfigError for an optimiser that timm does not know.
     """
@@ -95,52 +80,55 @@ class Trainer:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(settings.deterministic)
 
-    def epochs(
-        self, on_step: Callable[[Mapping[str, Tensor], int], None] = lambda terms, images: None
-    ) -> Iterator[EpochResult]:
-        """Train from `position` to the end, and yield after every epoch.
+    def train(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Train from `loop` to the end; the callbacks hear of every step and epoch, in their order.
 
-        `on_step` hears the loss terms of each batch and its number of pictures in this process. Raises TrainingError when
-        a loss term or the gradient is not finite, before it reaches any parameter, and when there is not enough memory;
-        DataError for an unreadable picture where there are several processes.
+        Raises TrainingError when a loss term or the gradient is not finite, before it reaches any parameter, and when
+        there is not enough memory; DataError for an unreadable image where there are several processes.
         """
-        learner, settings = self.learner, self.settings
-        while self.loop.epoch <= settings.epochs:
-            at = self.loop
-            started = time.perf_counter()
-            self.schedule.step(at.epoch - 1)
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.batches.set_epoch(at.epoch, skip=at.batch)
-            learner.train()
-            unreadable: list[Unreadable] = []
+        try:
+            for callback in callbacks:
+                callback.on_start()
+            while self.loop.epoch <= self.settings.epochs:
+                result = self._train_epoch(callbacks)
+                for callback in callbacks:
+                    callback.on_epoch(result)
+        finally:
+            for callback in callbacks:
+                callback.on_end()
 
-            for loaded in self.batches:
-                at.batch += 1
-                if loaded.unreadable and distributed.processes() > 1:
-                    first = loaded.unreadable[0]
-                    raise DataError(
-                        f"{first.path} can't be read: {first.reason}",
-                        "several processes have equal shares of a batch: remove the picture, or train in one process",
-                    )
-                unreadable += loaded.unreadable
-                at.unreadable += len(loaded.unreadable)
-                if loaded.batch is None:
-                    continue
-                at.step += 1
-                batch = loaded.batch.to(self.device)
-                terms = self._forward_backward(batch)
-                at.norms += self._update()
-                at.steps_in_epoch += 1
+    def _train_epoch(self, callbacks: Sequence[Callback]) -> EpochResult:
+        at = self.loop
+        started = time.perf_counter()
+        self.schedule.step(at.epoch - 1)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.batches.set_epoch(at.epoch, skip=at.batch)
+        self.learner.train()
+        unreadable: list[Unreadable] = []
 
-                images = len(batch.label)
-                for name, term in terms.items():
-                    at.sums[name] = at.sums.get(name, 0.0) + float(term) * images
-                at.images += images
-                on_step(terms, images)
+        for loaded in self.batches:
+            at.batch += 1
+            check_readable(loaded.unreadable)
+            unreadable += loaded.unreadable
+            at.unreadable += len(loaded.unreadable)
+            if loaded.batch is None:
+                continue
+            at.step += 1
+            batch = loaded.batch.to(self.device)
+            terms = self._forward_backward(batch)
+            at.norms += self._update()
+            at.steps_in_epoch += 1
 
-            learner.epoch_end(at.epoch, settings.epochs)
-            learner.eval()
-            yield self._finish_epoch(rate, time.perf_counter() - started, unreadable)
+            images = len(batch.label)
+            for name, term in terms.items():
+                at.sums[name] = at.sums.get(name, 0.0) + float(term) * images
+            at.images += images
+            for callback in callbacks:
+                callback.on_step(terms, images)
+
+        self.learner.epoch_end(at.epoch, self.settings.epochs)
+        self.learner.eval()
+        return self._finish_epoch(rate, time.perf_counter() - started, unreadable)
 
     def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss terms, detached; gradients reach the learner's own parameters and nothing else.
@@ -194,6 +182,7 @@ class Trainer:
             raise TrainingError(f"not one training picture was readable in epoch {at.epoch}", f"the first, {first}")
         result = EpochResult(
             at.epoch,
+            self.settings.epochs,
             rate,
             {name: distributed.total(value) / images for name, value in at.sums.items()},
             at.norms / at.steps_in_epoch,
@@ -223,7 +212,7 @@ class Trainer:
         if wrong := misfits(parts["learner"], self.learner.state_dict()):
             raise ValueError("; ".join(wrong))
         if missing := asdict(self.loop).keys() - plain["loop"].keys():
-            raise ValueError(f"its position has no {', '.join(sorted(missing))}")
+            raise ValueError(f"its loop has no {', '.join(sorted(missing))}")
         self.loop = LoopState(**plain["loop"])
         if not 1 <= self.loop.epoch <= self.settings.epochs:
             raise ValueError(f"it is in epoch {self.loop.epoch} of {self.settings.epochs}")
@@ -240,12 +229,21 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def start(learner: Learner, batches: Batches) -> None:
-    """Show the learner its training pictures; one that doesn't look costs nothing."""
+def show_images(learner: Learner, batches: Batches) -> None:
+    """Show the learner its training images; one that doesn't look costs nothing."""
     device = learner.scene.backbone.device
     batches.set_epoch(0)
     learner.eval()
     learner.start(loaded.batch.to(device) for loaded in batches if loaded.batch is not None)
+
+
+def check_readable(unreadable: Sequence[Unreadable]) -> None:
+    """Raises DataError for an unreadable image where several processes share the batch."""
+    if unreadable and distributed.processes() > 1:
+        raise DataError(
+            f"{unreadable[0].path} can't be read: {unreadable[0].reason}",
+            "several processes have equal shares of a batch: remove the picture, or train in one process",
+        )
 
 
 def check_terms(terms: Mapping[str, Tensor], step: int, epoch: int) -> None:

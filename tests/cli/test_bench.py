@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib import import_module
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -284,18 +285,20 @@ def test_runs_know_their_images_wherever_they_lie(bench: Command, images: Path, 
 
 
 def test_ctrl_c_says_how_to_go_on(bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from promptkit.training.run import Run
+    from promptkit.training.validation import Validation
 
-    validate = Run._validate
+    validate, learners = Validation.on_epoch, []
 
-    def interrupt(run: Run) -> float | None:
-        if run.config.recipe == "gopro" and run.saved_epoch == 1:
+    def interrupt(validation: Validation, result: Any) -> None:
+        if validation.learner not in learners:
+            learners.append(validation.learner)
+        if len(learners) == 2 and result.epoch == 2:
             raise KeyboardInterrupt
-        return validate(run)
+        validate(validation, result)
 
     words = ("few-shot", "--learners", "coop,gopro", "--epochs", "3")
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_validate", interrupt)
+        patch.setattr(Validation, "on_epoch", interrupt)
         done = bench(*words)
     assert done.status == 130
     assert "the same command goes on" in done.out
@@ -307,7 +310,7 @@ def test_ctrl_c_says_how_to_go_on(bench: Command, tmp_path: Path, monkeypatch: p
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(bench: Command, tmp_path: Path, images: Path) -> None:
-    from promptkit.training.lock import FolderLock
+    from promptkit.runs.lock import FolderLock
 
     folder = tmp_path / "results/few-shot" / images.name / "coop/2-shots/seed-1"
     folder.mkdir(parents=True)

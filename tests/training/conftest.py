@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from promptkit.training.tensorfile import pack, read_tensors, read_text
+from promptkit.runs.tensorfile import pack, read_tensors, read_text
 
 Command = Callable[..., "Finished"]
 Cases = Iterator[tuple[str, bytes]]
@@ -156,17 +156,17 @@ def damage() -> SimpleNamespace:
 @pytest.fixture
 def stopped(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of coop with AdamW that an interrupt stopped in its second epoch."""
-    from promptkit.training.run import Run
+    from promptkit.training.validation import Validation
 
-    validate = Run._validate
+    validate = Validation.on_epoch
 
-    def interrupt(run: Run) -> float | None:
-        if run.saved_epoch == 1:
+    def interrupt(validation: Validation, result: Any) -> None:
+        if result.epoch == 2:
             raise KeyboardInterrupt
-        return validate(run)
+        validate(validation, result)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_validate", interrupt)
+        patch.setattr(Validation, "on_epoch", interrupt)
         assert train("coop", "--out", "run", "--set", "train.optimizer=adamw").status == 130
     assert (tmp_path / "run/state.safetensors").exists()
     return tmp_path / "run"

@@ -18,10 +18,11 @@ from promptkit.config import MAX_RUN_FILE, read_run_file, resolve
 from promptkit.errors import PromptkitError
 from promptkit.files import plain_json
 from promptkit.registry import installed
-from promptkit.training import state, tensorfile
-from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS, load_run, read_metadata, read_tensors
-from promptkit.training.listing import list_runs
-from promptkit.training.tensorfile import pack, read_text
+from promptkit.runs import state, tensorfile
+from promptkit.runs.checkpoint import SETTINGS, STATE, WEIGHTS, read_metadata, read_tensors
+from promptkit.runs.listing import list_runs
+from promptkit.runs.opening import load_run
+from promptkit.runs.tensorfile import pack, read_text
 
 Command = Callable[..., "Finished"]
 
@@ -61,7 +62,7 @@ def test_every_damaged_checkpoint_is_an_error_within_limits(
     run: Path, damage: Any, each_is_an_error: Callable[..., int]
 ) -> None:
     attempt = """
-from promptkit.training.checkpoint import load_run
+from promptkit.runs.opening import load_run
 
 def attempt(path):
     Path("attempt").mkdir(exist_ok=True)
@@ -133,13 +134,14 @@ def test_every_damaged_state_is_an_error_within_limits(
     attempt = """
 from promptkit.config import read_run_file, resolve
 from promptkit.registry import installed
-from promptkit.training import state
+from promptkit.runs import state
+from promptkit.training.batches import image_batches
 from promptkit.training.run import Run
 from promptkit.training.trainer import Trainer
 
 tables = read_run_file(Path("run/run.toml"))
 run = Run(resolve(installed(), tables["recipe"], tables), Path("run"), resume=True)
-trainer = Trainer(run.learner, run.loader, run.config.train)
+trainer = Trainer(run.learner, image_batches(run.config, run.items, run.views, False), run.config.train)
 data = run.dataset.fingerprint()
 
 def attempt(path):

@@ -143,7 +143,7 @@ PATIENT = """
 import torch
 from promptkit import distributed
 
-distributed.start("cpu")
+distributed.join("cpu")
 group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
 print("waits", group.options._timeout.total_seconds() >= 24 * 3600, flush=True)
 """

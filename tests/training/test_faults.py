@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from promptkit.errors import OutputError
-from promptkit.training.checkpoint import LOG, WEIGHTS, RunFolder, read_metadata, read_tensors
-from promptkit.training.lock import FolderLock, is_locked
+from promptkit.runs.checkpoint import LOG, WEIGHTS, read_metadata, read_tensors
+from promptkit.runs.folder import RunFolder
+from promptkit.runs.lock import FolderLock, is_locked
 
 Command = Callable[..., "Finished"]
 
@@ -193,10 +194,10 @@ def test_runs_are_listed_with_what_they_are(
     assert "runs/broken is damaged: runs/broken/learner.safetensors is no promptkit checkpoint" in done.out
 
 
-def test_a_run_that_saved_nothing_yet_is_stopped(promptkit: Command, train: Command, tmp_path: Path) -> None:
+def test_a_run_that_saved_nothing_yet_is_new(promptkit: Command, train: Command, tmp_path: Path) -> None:
     train("coop", "--out", "runs/run")
     (tmp_path / "runs/run" / WEIGHTS).unlink()
-    assert re.search(r"runs/run +coop .* 0/2 +stopped", promptkit("runs", "runs").out)
+    assert re.search(r"runs/run +coop .* 0/2 +new", promptkit("runs", "runs").out)
 
 
 def test_runs_of_nothing(promptkit: Command, tmp_path: Path) -> None:

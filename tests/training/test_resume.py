@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from promptkit.training.tensorfile import read_tensors, read_text
+from promptkit.runs.tensorfile import read_tensors, read_text
 
 Command = Callable[..., "Finished"]
 Drive = Callable[..., subprocess.CompletedProcess[str]]
@@ -143,7 +143,7 @@ def test_another_number_of_processes_is_refused(stopped: Path, promptkit: Comman
 def test_other_labels_are_refused(
     images: Path, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.training.checkpoint import RunFolder
+    from promptkit.runs.folder import RunFolder
 
     data = Path(shutil.copytree(images, tmp_path / "copied"))
 
@@ -208,7 +208,7 @@ def test_a_damaged_log_never_costs_the_run(stopped: Path, promptkit: Command, co
 def test_a_kill_between_the_last_save_and_the_end_changes_nothing(
     stopped: Path, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.training.checkpoint import RunFolder
+    from promptkit.runs.folder import RunFolder
 
     def killed(folder: RunFolder) -> None:
         raise KeyboardInterrupt
@@ -229,7 +229,7 @@ def test_a_kill_after_the_first_epoch_is_no_finished_run(
     optimizer: str, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was written last, the learner or the state, and wherever an optimiser keeps what it counts."""
-    from promptkit.training.checkpoint import RunFolder
+    from promptkit.runs.folder import RunFolder
 
     words = ("--set", f"train.optimizer={optimizer}")
     train("coop", "--out", "whole", *words)
@@ -252,7 +252,7 @@ def test_a_kill_after_the_first_epoch_is_no_finished_run(
 def test_the_log_of_a_resumed_epoch_counts_all_its_unreadable_images(
     train: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.training.checkpoint import RunFolder
+    from promptkit.runs.folder import RunFolder
 
     data = Path(shutil.copytree(images, tmp_path / "copied"))
     for path in sorted(data.rglob("*.png"))[::5]:
@@ -291,15 +291,15 @@ def test_a_run_killed_before_its_first_state_begins_again(stopped: Path, promptk
 def test_what_was_learned_never_stands_under_other_settings(
     train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.training.run import Run
+    from promptkit.training.validation import Validation
 
-    def interrupt(run: Run) -> float | None:
+    def interrupt(validation: Validation, result: Any) -> None:
         raise KeyboardInterrupt
 
     train("coop", "--out", "whole", "--seed", 2)
     train("coop", "--out", "run")
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_validate", interrupt)
+        patch.setattr(Validation, "on_epoch", interrupt)
         assert train("coop", "--out", "run", "--seed", 2, "--force").status == 130
     assert "run holds no run" in promptkit("eval", "run").err
     done = promptkit("train", "--out", "run", "--resume")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 
-from promptkit.training.checkpoint import read_metadata, read_tensors
+from promptkit.runs.checkpoint import read_metadata, read_tensors
+from promptkit.training.callbacks import EpochResult
 from promptkit.training.trackers import Trackers
 
 Command = Callable[..., "Finished"]
@@ -84,7 +85,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(
     monkeypatch.setattr(Recorder, method, fail)
     done = train("coop", "--out", "run", "--log", "tensorboard")
     assert done.status == 0, done.err
-    said = f"warning: tensorboard hears no more of run: {type(error).__name__}: {error}; log.jsonl has it all"
+    said = f"warning: tensorboard is disabled after an error: {type(error).__name__}: {error}; run/log.jsonl has it all"
     assert done.err.count(said) == 1
     assert read_metadata(tmp_path / "run").epoch == 2
     assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
@@ -110,8 +111,10 @@ def test_a_tracker_that_is_not_there_is_said_before_anything_is_touched(
 
 def test_one_of_several_processes_tells_the_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("promptkit.distributed.rank", lambda: 1)
-    with Trackers("tensorboard", tmp_path, {}) as trackers:
-        trackers.log({"ce": 1.0}, 1)
+    trackers = Trackers("tensorboard", tmp_path, {})
+    trackers.on_start()
+    trackers.on_epoch(EpochResult(1, 1, 0.1, {"ce": 1.0}, 1.0, 8, 1.0, 0, []))
+    trackers.on_end()
     assert Recorder.heard == []
 
 

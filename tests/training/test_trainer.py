@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,9 @@ from promptkit.data.loading import train_loader
 from promptkit.errors import TrainingError
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.runs.checkpoint import read_metadata, read_tensors
 from promptkit.settings import LoaderSettings
-from promptkit.training.checkpoint import read_metadata, read_tensors
+from promptkit.training.callbacks import Callback, EpochResult
 from promptkit.training.trainer import Trainer, generator_states
 
 Command = Callable[..., "Finished"]
@@ -33,8 +34,46 @@ def trainer(images: Path, recipe: str = "cocoop", **settings: object) -> Trainer
     return Trainer(learner, batches, config.train)
 
 
+class Recorder(Callback):
+    def __init__(self) -> None:
+        self.results: list[EpochResult] = []
+        self.calls: list[str] = []
+
+    def on_start(self) -> None:
+        self.calls.append("start")
+
+    def on_step(self, terms: Mapping[str, torch.Tensor], images: int) -> None:
+        self.calls.append("step")
+
+    def on_epoch(self, result: EpochResult) -> None:
+        self.results.append(result)
+        self.calls.append("epoch")
+
+    def on_end(self) -> None:
+        self.calls.append("end")
+
+
+def test_callbacks_hear_of_every_step_and_epoch(images: Path) -> None:
+    heard = Recorder()
+    trainer(images, "coop", epochs=2).train([heard])
+    steps = (len(read_dataset(images, ["photo"]).items) + 7) // 8
+    assert heard.calls == ["start", *2 * [*steps * ["step"], "epoch"], "end"]
+    assert [(result.epoch, result.last) for result in heard.results] == [(1, False), (2, True)]
+
+
+def test_callbacks_hear_of_the_end_when_training_fails(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Recorder()
+    running = trainer(images, epochs=1)
+    out_of_memory(running, monkeypatch, until=None)
+    with pytest.raises(TrainingError):
+        running.train([heard])
+    assert heard.calls == ["start", "end"]
+
+
 def test_the_schedule_is_the_published_one(images: Path) -> None:
-    rates = [result.lr for result in trainer(images, "coop", epochs=5, lr=0.002).epochs()]
+    heard = Recorder()
+    trainer(images, "coop", epochs=5, lr=0.002).train([heard])
+    rates = [result.lr for result in heard.results]
     # One epoch at 1e-5, then a cosine over all epochs from the peak: Dassl's ConstantWarmupScheduler.
     assert rates == pytest.approx([1e-5] + [0.001 * (1 + math.cos(math.pi * t / 5)) for t in range(4)])
 
@@ -43,7 +82,7 @@ def test_epoch_end_is_called_after_every_epoch(images: Path, monkeypatch: pytest
     running = trainer(images, "coop", epochs=3)
     heard: list[tuple[int, int]] = []
     monkeypatch.setattr(running.learner, "epoch_end", lambda epoch, epochs: heard.append((epoch, epochs)))
-    list(running.epochs())
+    running.train()
     assert heard == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -65,10 +104,10 @@ def test_out_of_memory_is_answered_with_smaller_chunks(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("promptkit"), "propagate", True)
     plain = trainer(images, epochs=2)
-    list(plain.epochs())
+    plain.train()
     short = trainer(images, epochs=2)
     out_of_memory(short, monkeypatch, until=3)
-    list(short.epochs())
+    short.train()
     said = [record.message for record in caplog.records if "smaller chunks" in record.message]
     assert set(said) == {"out of memory at step 1; going on in smaller chunks"}
     for name, tensor in plain.learner.state_dict().items():
@@ -79,7 +118,7 @@ def test_out_of_memory_in_the_smallest_chunks_is_an_error(images: Path, monkeypa
     running = trainer(images, epochs=1)
     out_of_memory(running, monkeypatch, until=None)
     with pytest.raises(TrainingError, match="out of memory at step 1, in the smallest chunks: tried to allocate"):
-        list(running.epochs())
+        running.train()
 
 
 def test_out_of_memory_in_one_of_several_processes_is_an_error(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +127,7 @@ def test_out_of_memory_in_one_of_several_processes_is_an_error(images: Path, mon
     out_of_memory(running, monkeypatch, until=3)
     monkeypatch.setattr("promptkit.distributed.processes", lambda: 2)
     with pytest.raises(TrainingError, match="out of memory at step 1: tried to allocate") as raised:
-        list(running.epochs())
+        running.train()
     assert "--memory-gb" in raised.value.hint
 
 

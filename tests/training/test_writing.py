@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from promptkit.data.cachefile import CacheWriter
-from promptkit.training import tensorfile
-from promptkit.training.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, RunFolder, read_metadata, read_tensors
-from promptkit.training.lock import LOCK, is_locked
+from promptkit.runs import tensorfile
+from promptkit.runs.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, read_metadata, read_tensors
+from promptkit.runs.folder import RunFolder
+from promptkit.runs.lock import LOCK, is_locked
 
 Command = Callable[..., "Finished"]
 Drive = Callable[..., subprocess.CompletedProcess[str]]

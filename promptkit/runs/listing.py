@@ -4,13 +4,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from promptkit.config import read_run_file
 from promptkit.errors import CheckpointError, PromptkitError
 from promptkit.files import plain_json
-from promptkit.training.checkpoint import LOG, SETTINGS, WEIGHTS, read_log, read_metadata
-from promptkit.training.lock import is_locked
+from promptkit.runs.checkpoint import LOG, SETTINGS, WEIGHTS
+from promptkit.runs.folder import read_log
+from promptkit.runs.status import Status, inspect_run
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class ListedRun:
     """One run. What a damaged one no longer tells is empty."""
 
     path: Path
-    state: Literal["finished", "stopped", "running", "damaged"]
+    status: Status
     recipe: str = ""
     data: str = ""
     seed: int | None = None
@@ -46,24 +45,21 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _listed(path: Path) -> ListedRun:
-    running = is_locked(path)
+    saved = inspect_run(path)
     try:
-        tables = read_run_file(path / SETTINGS)
-        data, train = (tables.get(slot) for slot in ("data", "train"))
+        if saved.cause:
+            raise saved.cause
+        data, train = (saved.tables.get(slot) for slot in ("data", "train"))
         if not isinstance(data, dict) or not isinstance(train, dict):
             raise CheckpointError(f"{path / SETTINGS} has no tables [data] and [train]")
         source, seed, epochs = data.get("path"), train.get("seed"), train.get("epochs")
         if not isinstance(source, str) or not isinstance(seed, int) or not isinstance(epochs, int):
             raise CheckpointError(f"{path / SETTINGS} has no sound data.path, train.seed and train.epochs")
-        saved = read_metadata(path) if os.path.lexists(path / WEIGHTS) else None
-        if saved and saved.recipe != tables["recipe"]:
-            raise CheckpointError(f"{WEIGHTS} was learned by {saved.recipe!r}, {SETTINGS} says {tables['recipe']!r}")
         best = _best(path)
     except PromptkitError as error:
         return ListedRun(path, "damaged", cause=error.message)
-    finished = saved is not None and saved.finished
-    state: Literal["finished", "stopped", "running"] = "running" if running else "finished" if finished else "stopped"
-    return ListedRun(path, state, tables["recipe"], source, seed, saved.epoch if saved else 0, epochs, best)
+    epoch = saved.metadata.epoch if saved.metadata else 0
+    return ListedRun(path, saved.status, saved.tables["recipe"], source, seed, epoch, epochs, best)
 
 
 def _best(run: Path) -> dict[str, float]:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -12,9 +12,9 @@ from promptkit import distributed
 from promptkit.config import RunConfig, read_run_file
 from promptkit.errors import CheckpointError, ConfigError
 from promptkit.files import plain_json
-from promptkit.training import tensorfile
-from promptkit.training.checkpoint import SETTINGS, STATE, WEIGHTS
-from promptkit.training.trainer import Trainer
+from promptkit.runs import tensorfile
+from promptkit.runs.checkpoint import SETTINGS, STATE, WEIGHTS
+from promptkit.settings import flatten
 
 FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
@@ -23,7 +23,15 @@ LISTED = 10
 """How many differences a message names."""
 
 
-def pack(trainer: Trainer, config: RunConfig, data: str) -> bytes:
+class Resumable(Protocol):
+    """What can be stopped between two steps; a Trainer."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None: ...
+
+
+def pack(trainer: Resumable, config: RunConfig, data: str) -> bytes:
     """The state as the content of a file. `data` is the fingerprint of the data set. All processes call it."""
     tensors, plain = trainer.state()
     about = {"settings": config.to_tables(), "processes": distributed.processes(), "data": data}
@@ -53,18 +61,18 @@ def check_settings(run: Path, config: RunConfig) -> None:
         before = read_run_file(run / SETTINGS)
     else:
         return
-    _refuse(run, differences(flat(before), flat(config.to_tables())))
+    _refuse(run, differences(flatten(before), flatten(config.to_tables())))
 
 
-def resume(trainer: Trainer, path: Path, config: RunConfig, data: str) -> None:
+def resume(trainer: Resumable, path: Path, config: RunConfig, data: str) -> None:
     """Bring a fresh trainer to where the run was stopped.
 
     Raises ConfigError with the differences when settings, data or the number of processes are not those of the run,
     CheckpointError when the state is damaged.
     """
     tensors, plain = read(path)
-    before = {**flat(plain["settings"]), "processes": plain["processes"]}
-    different = differences(before, {**flat(config.to_tables()), "processes": distributed.processes()})
+    before = {**flatten(plain["settings"]), "processes": plain["processes"]}
+    different = differences(before, {**flatten(config.to_tables()), "processes": distributed.processes()})
     if plain["data"] != data:
         different.append("the pictures of the data set, or their labels")
     _refuse(path.parent, different)
@@ -95,11 +103,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Collect
         for key in sorted(before.keys() | now.keys())
         if key not in free and before.get(key) != now.get(key)
     ]
-
-
-def flat(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by `slot.field`."""
-    values: dict[str, Any] = {}
-    for slot, table in tables.items():
-        values |= {f"{slot}.{key}": value for key, value in table.items()} if isinstance(table, dict) else {slot: table}
-    return values

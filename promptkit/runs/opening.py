@@ -1,0 +1,52 @@
+"""From a run's folder back to its learner."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from promptkit.backbones.base import Backbone
+from promptkit.build import build_learner, load_backbone, pick_device
+from promptkit.config import RunConfig, resolve
+from promptkit.errors import CheckpointError
+from promptkit.learner import Learner
+from promptkit.registry import installed
+from promptkit.runs import tensorfile
+from promptkit.runs.checkpoint import SETTINGS, WEIGHTS, read_metadata, read_tensors
+from promptkit.runs.status import read_saved
+
+
+def run_config(run: Path, flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """The settings of a run, with `flags` on top. Raises CheckpointError where there is no run."""
+    read_metadata(run)
+    tables, _ = read_saved(run)
+    return resolve(installed(), tables["recipe"], tables, flags=flags)
+
+
+def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequence[str] | None = None) -> Learner:
+    """Build a run's learner on a backbone and fill in what was learned.
+
+    Raises CheckpointError when the backbone is not the one it was trained on, or the tensors are not the learner's.
+    """
+    tensors, metadata = read_tensors(run), read_metadata(run)
+    if metadata.fingerprint != backbone.fingerprint:
+        raise CheckpointError(
+            f"{run} was trained on {metadata.backbone} (weights {metadata.fingerprint[:12]}), "
+            f"not on {backbone.name} {backbone.weights} (weights {backbone.fingerprint[:12]})",
+            "a learner works with the very weights it was trained on; point --backbone and --weights to them",
+        )
+    learner = build_learner(config, installed(), backbone, tuple(metadata.classnames))
+    if misfits := tensorfile.misfits(tensors, learner.state_dict()):
+        raise CheckpointError(f"{run / WEIGHTS} does not fit the settings in {SETTINGS}: {'; '.join(misfits)}")
+    learner.load_state_dict(tensors)
+    learner.eval()
+    if classnames is not None:
+        learner.set_classes(classnames)
+    return learner
+
+
+def load_run(run: str | Path, classnames: Sequence[str] | None = None, device: str = "auto") -> Learner:
+    """See `promptkit.load`."""
+    run = Path(run)
+    config = run_config(run)
+    backbone = load_backbone(config.backbone, installed()).to(pick_device(device))
+    return restore(run, config, backbone, classnames)

@@ -1,0 +1,54 @@
+"""The batches of a run: images read anew in every epoch, or features of views that were encoded once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.progress import Progress
+
+from promptkit import distributed
+from promptkit.components import Views
+from promptkit.config import RunConfig
+from promptkit.data.features import CachedBatches, cached_features
+from promptkit.data.layouts import Item
+from promptkit.data.loading import Loader, train_loader
+from promptkit.data.sources import Source, is_cacheable
+from promptkit.errors import ConfigError
+from promptkit.learner import Learner
+from promptkit.settings import LoaderSettings
+
+
+def image_batches(
+    config: RunConfig, items: Sequence[Item], views: Views, pin_memory: bool, shuffle: bool = True
+) -> Loader:
+    """Views made anew in every epoch."""
+    return train_loader(items, views, config.loading, seed=config.train.seed, pin_memory=pin_memory, shuffle=shuffle)
+
+
+def cached_batches(
+    config: RunConfig, learner: Learner, items: Sequence[Item], views: Views, console: Console
+) -> CachedBatches:
+    """Features of `train.cached_views` versions of the views. Raises ConfigError where the features can't be kept."""
+    train = config.train
+    spec = learner.required_features()
+    source = Source.training(
+        items,
+        views,
+        train.cached_views,
+        train.seed,
+        replace(config.loading, batch_size=LoaderSettings.batch_size),
+    )
+    if spec is None or not is_cacheable(spec) or source is None:
+        raise ConfigError(
+            "what the image tower sees for this learner can't be kept: it depends on what is learned, or on code "
+            "that is in no file",
+            "train without --cached-views",
+        )
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("encoding views", total=train.cached_views * len(items))
+        if distributed.rank():
+            distributed.gather_objects([])  # the first process computes it for all that share its disk
+        (cached,) = cached_features(source, [spec], lambda images: progress.advance(task, images))
+        if not distributed.rank():
+            distributed.gather_objects([])
+    return CachedBatches(cached, items, train.batch_size, train.seed)
