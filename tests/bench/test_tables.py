@@ -160,7 +160,7 @@ def test_empty_columns_are_left_out(result: MakeResult) -> None:
 def test_learners_are_told_apart_by_what_differs(result: MakeResult) -> None:
     several = summarize([result(0.5, shots=shots, protocol="few-shot", classes="all") for shots in (1, 16, 0)])
     assert set(several.results) == {"coop 1 shot", "coop 16 shots", "coop all pictures"}
-    drawn = summarize([result(0.5), result(0.7, split="draw")])
+    drawn = summarize([result(0.5), result(0.7, split="drawn")])
     assert [row.dataset for row in drawn.statistics] == ["DTD", "DTD (drawn)", AVERAGE]
     assert "16 shots, ViT-B-16 openai" in drawn.title
 
@@ -248,7 +248,7 @@ def test_the_published_figure_stands_beside_the_same_thing(result: MakeResult) -
 @pytest.mark.parametrize(
     "other",
     [
-        {"shots": 8}, {"split": "draw"}, {"split": "given"}, {"backbone": "RN50"}, {"weights": "none"},
+        {"shots": 8}, {"split": "drawn"}, {"split": "given"}, {"backbone": "RN50"}, {"weights": "none"},
         {"title": "textures"},
     ],
 )  # fmt: skip
