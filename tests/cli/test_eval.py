@@ -82,7 +82,7 @@ def test_a_run_is_evaluated_on_other_data(train: Command, promptkit: Command, tm
 
 
 def test_runs_of_one_name_are_told_apart_by_the_end_of_their_path(
-    train: Command, promptkit: Command, tmp_path: Path
+    train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from promptkit.evaluation.runs import names_of
 
@@ -91,6 +91,7 @@ def test_runs_of_one_name_are_told_apart_by_the_end_of_their_path(
     names = [f"runs/a-long-name-of-many-letters-{number}/zeroshot" for number in (16, 32)]
     for name in names:
         assert train("zeroshot", "--out", name).status == 0
+    monkeypatch.setenv("COLUMNS", "60")
     done = promptkit("eval", *names, "--json", "figures.json")
     assert done.status == 0, done.err
     assert list(figures(tmp_path / "figures.json")) == [name.removeprefix("runs/") for name in names]
