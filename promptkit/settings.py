@@ -66,8 +66,8 @@ class EvalSettings(LoaderSettings):
     domains: Annotated[str, "domains to use, comma-separated; empty: all", Flag(EVAL)] = ""
     classes: Annotated[str, "all, base, new, or a file with one class name a line", Flag(EVAL)] = "all"
     split: Annotated[
-        Literal["test", "val", "train", "all", "draw"],
-        "which pictures; draw: test pictures that are drawn even where the data has splits",
+        str,
+        "which images: test, val, train or all; given or draw: the test images of that split policy",
         Flag(EVAL),
     ] = "test"
     device: Annotated[str, "auto, cpu, cuda, cuda:1, mps", Flag(EVAL)] = "auto"
@@ -88,7 +88,7 @@ class DataSettings:
     classes: Annotated[str, "all, base, new, or a file with one class name a line", Flag(TRAIN)] = "all"
     shots: Annotated[int, "training pictures per class (and domain); 0: all", Ge(0), Flag(TRAIN)] = 0
     split: Annotated[
-        Literal["given", "draw"],
+        str,
         "given: the splits of the data, drawn where it has none; draw: always drawn",
         Flag((*TRAIN_BENCH, "data")),
     ] = "given"

@@ -1,15 +1,14 @@
-"""Tables as texts: markdown, LaTeX, CSV and HTML; and for a terminal."""
+"""A table, and how it becomes text: markdown, LaTeX, CSV and HTML; and for a terminal."""
 
 import csv
 import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from rich.markup import escape
 from rich.table import Table as RichTable
-
-from promptkit.bench.tables import Table
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -18,15 +17,40 @@ LATEX = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Table:
+    """The first `labels` columns say what a row is about, the others hold numbers; `best` marks (row, column)."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int
+    best: frozenset[tuple[int, int]] = frozenset()
+    parts: frozenset[int] = frozenset()
+    """Rows that a line stands below, besides those where the first of several labels changes."""
+
+    def trimmed(self) -> "Table":
+        """Without the columns that are empty."""
+        kept = [number for number in range(len(self.columns)) if any(row[number] for row in self.rows)]
+        return replace(
+            self,
+            columns=tuple(self.columns[number] for number in kept),
+            rows=tuple(tuple(row[number] for number in kept) for row in self.rows),
+            labels=sum(number < self.labels for number in kept),
+            best=frozenset((row, kept.index(column)) for row, column in self.best),
+        )
+
+
 def rich_table(table: Table) -> RichTable:
-    """Without its title. The best figures are bold, and a line stands between data sets."""
+    """A terminal's table, without its title. The best figures are bold, and a line stands between data sets."""
     shown = RichTable()
     for number, column in enumerate(table.columns):
-        shown.add_column(escape(column), justify="left" if number < table.labels else "right")
+        # What is too long goes on in the next line: names often differ at their end alone.
+        shown.add_column(escape(column), justify="left" if number < table.labels else "right", overflow="fold")
     for number, row in enumerate(table.rows):
         cells = [f"[bold]{escape(cell)}[/]" if is_best else escape(cell) for cell, is_best in _marked(table, number)]
         last = number + 1 == len(table.rows) or table.rows[number + 1][0] != row[0]
-        shown.add_row(*cells, end_section=last and table.labels > 1)
+        shown.add_row(*cells, end_section=number in table.parts or (last and table.labels > 1))
     return shown
 
 

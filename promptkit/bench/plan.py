@@ -8,11 +8,10 @@ from urllib.parse import quote
 from promptkit.bench.protocols import PROTOCOLS, TRANSFERS, BenchData, Part, Target, check_protocol
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.data.layouts import Dataset
-from promptkit.data.splits import class_subset, split, subset
+from promptkit.data.selection import select_evaluation, select_training, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.registry import Registry
 from promptkit.settings import Scalar, option_fields
-from promptkit.training.run import chosen
 
 INSTEAD = {
     "data.path": "say where the data is with --data",
@@ -120,7 +119,8 @@ def _trainings(
 
         config = settings(part.data)
         if config.data not in shared:
-            shared[config.data] = chosen(subset(part.data.dataset, domains=part.domains), config.data, seed)
+            read = subset(part.data.dataset, domains=part.domains)
+            shared[config.data] = select_training(read, config.data, seed)
         places = [request.protocol, part.data.name, learner, f"{shots}-shots", f"seed-{seed}", part.name]
         yield Training(
             Path(*(quote(place, safe=" ") for place in places if place)),
@@ -132,14 +132,12 @@ def _trainings(
 
 
 def images(target: Target, config: RunConfig) -> Dataset:
-    """What a target tests on, split as the run's training pictures are.
+    """What a target tests on, split as the run's training images are.
 
     Raises DataError when fewer than two classes are left.
     """
-    data = target.data.dataset
-    if not (target.data.split == "draw" and target.left_out):
-        data = subset(split(data, config.data.split_seed), "test")
-    return class_subset(subset(data, domains=target.domains), target.classes)
+    split, given = "all" if target.split == "whole" else "test", config.data
+    return select_evaluation(target.data.dataset, split, given.split, given.split_seed, target.domains, target.classes)
 
 
 def _check_target(target: Target, config: RunConfig) -> None:
@@ -151,7 +149,7 @@ def _check_target(target: Target, config: RunConfig) -> None:
     if lacking := tuple(domain for domain in found.domains if domain not in there):
         target = replace(target, domains=lacking)
     if lacking or not there:
-        drawn = target.data.split == "draw"
+        drawn = target.data.dataset.split_source == "drawn"
         raise DataError(
             f"{target} can't be tested: there is no test picture",
             "to draw one, a class needs two" if drawn else "give it some, or draw the splits with --split draw",

@@ -8,8 +8,8 @@
 | domain-generalization | one data set, ImageNet | it, and four variants of it | Zhou et al., IJCV 2022 |
 | leave-one-domain-out | all domains but one | that one | Gulrajani and Lopez-Paz, ICLR 2021 (DomainBed) |
 
-Test pictures are those of the data set's split. Where promptkit draws it, a domain that was left out is tested whole: none
-of its pictures was trained on.
+Test images are those of the data set's split. Where promptkit draws it, a domain that was left out is tested whole: none
+of its images was trained on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,7 @@ from pathlib import Path
 
 from promptkit.data.catalog import NamedDataset
 from promptkit.data.layouts import Dataset
-from promptkit.data.opening import open_dataset
-from promptkit.data.splits import subset
+from promptkit.data.selection import open_dataset, subset
 from promptkit.errors import ConfigError, DataError, UnknownNameError
 from promptkit.registry import Registry
 from promptkit.settings import split_names
@@ -46,13 +45,6 @@ class BenchData:
     def title(self) -> str:
         return self.named.title if self.named else self.name
 
-    @property
-    def split(self) -> str:
-        """published: that of the catalogue; given: that of a folder; draw: promptkit draws it, for there is none."""
-        if not any(item.split for item in self.dataset.items):
-            return "draw"
-        return "published" if self.named else "given"
-
 
 @dataclass(frozen=True, eq=False)
 class Target:
@@ -62,7 +54,13 @@ class Target:
     domains: tuple[str, ...] = ()
     classes: str = "all"
     left_out: bool = False
-    """Was no picture of these domains trained on?"""
+    """Was no image of these domains trained on?"""
+
+    @property
+    def split(self) -> str:
+        """Whose split chose the test images, as `Dataset.split_source` says; whole: none, every image is tested."""
+        source = self.data.dataset.split_source
+        return "whole" if self.left_out and source == "drawn" else source
 
     def __str__(self) -> str:
         classes = [] if self.classes == "all" else [f"{self.classes} classes"]
@@ -141,7 +139,12 @@ def domains_of(data: BenchData, source: str) -> tuple[str, ...]:
 
 
 def open_data(
-    protocol: str, paths: Sequence[Path], names: Sequence[str], registry: Registry, source: str = "", draw: bool = False
+    protocol: str,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    registry: Registry,
+    source: str = "",
+    policy: str = "given",
 ) -> list[BenchData]:
     """Read what a protocol is about, each data set once.
 
@@ -161,9 +164,9 @@ def open_data(
         wanted = list(names or TRANSFERS[protocol])
         if transfers:
             wanted.insert(0, source or "imagenet")
-        found = [_open_named(paths[0], name, registry, draw) for name in wanted]
+        found = [_open_named(paths[0], name, registry, policy) for name in wanted]
         return list({data.name: data for data in found}.values())
-    opened = [_open_folder(path, registry, draw) for path in paths]
+    opened = [_open_folder(path, policy) for path in paths]
     by_name = {data.name: data for data in opened}
     if len(by_name) < len(opened):
         raise ConfigError(
@@ -177,15 +180,14 @@ def open_data(
     return opened
 
 
-def _open_named(root: Path, name: str, registry: Registry, draw: bool) -> BenchData:
+def _open_named(root: Path, name: str, registry: Registry, policy: str) -> BenchData:
     named = registry.dataset(name)
     canonical = next(entry.name for entry in registry if entry.value is named)
-    return BenchData(canonical, str(root), open_dataset(root, registry, name, draw=draw), named)
+    return BenchData(canonical, str(root), open_dataset(root, named, policy=policy), named)
 
 
-def _open_folder(path: Path, registry: Registry, draw: bool) -> BenchData:
+def _open_folder(path: Path, policy: str) -> BenchData:
     # The same folder must have the same name, and the same settings, from wherever it is looked at.
     path = path.resolve()
-    return BenchData(
-        (path.stem if path.is_file() else path.name) or "data", str(path), open_dataset(path, registry, draw=draw)
-    )
+    name = (path.stem if path.is_file() else path.name) or "data"
+    return BenchData(name, str(path), open_dataset(path, policy=policy))

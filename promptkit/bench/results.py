@@ -37,7 +37,7 @@ class Result:
     seed: int
     shots: int
     split: str
-    """published: that of a data set of the catalogue; given: that of a folder; draw: one that nobody else has."""
+    """Whose split chose the test images: published, given or drawn (`Dataset.split_source`), or whole (`Target.split`)."""
     source: str
     """The data set that it was trained on, where the protocol transfers; else ""."""
     backbone: str

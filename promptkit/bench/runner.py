@@ -273,7 +273,7 @@ class Runner:
                 classes=target.classes,
                 seed=config.train.seed,
                 shots=config.data.shots,
-                split=target.data.split,
+                split=target.split,
                 source=self.plan.source,
                 backbone=config.backbone.name,
                 weights=self._backbone(config).weights,

@@ -4,6 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+FEWEST = 3
+"""Values that an interval needs: with two it is nine standard deviations to either side, and says nothing."""
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -14,7 +17,10 @@ class Statistic:
     sd: float | None = None
     """Of the sample: the sum of squares is divided by n - 1."""
     half_width: float | None = None
-    """The 95 % confidence interval of the mean is mean ± half_width, by Student's t with n - 1 degrees of freedom."""
+    """The 95 % confidence interval of the mean is mean ± half_width, by Student's t with n - 1 degrees of freedom.
+
+    None for fewer than `FEWEST` values.
+    """
 
 
 def statistic(values: Sequence[float]) -> Statistic:
@@ -25,4 +31,6 @@ def statistic(values: Sequence[float]) -> Statistic:
     if n < 2:
         return Statistic(mean, n)
     sd = statistics.stdev(values)
+    if n < FEWEST:
+        return Statistic(mean, n, sd)
     return Statistic(mean, n, sd, float(stdtrit(n - 1, 0.975)) * sd / n**0.5)

@@ -201,7 +201,7 @@ def _template(result: Result) -> str:
 
 def _titles(results: Sequence[Result]) -> dict[tuple[str, str, str], str]:
     """Splits that promptkit drew are not those of the papers, and tables say so."""
-    shown = {result.data: f"{result.title} (drawn)" if result.split == "draw" else result.title for result in results}
+    shown = {result.data: f"{result.title} (drawn)" if result.split == "drawn" else result.title for result in results}
     count = Counter(shown.values())
     return {
         (dataset, title, split): text if count[text] == 1 else f"{title} ({dataset}, {split})"
@@ -212,4 +212,4 @@ def _titles(results: Sequence[Result]) -> dict[tuple[str, str, str], str]:
 def _order(result: Result) -> tuple[bool, int, str, bool, str]:
     known = ("imagenet", *OTHERS, *VARIANTS)
     place = known.index(result.dataset) if result.dataset in known else len(known)
-    return result.dataset != result.source, place, result.title, result.split == "draw", result.domain
+    return result.dataset != result.source, place, result.title, result.split == "drawn", result.domain

@@ -1,34 +1,12 @@
 """The tables of a summary, as texts: learners side by side, all statistics, and two learners compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from promptkit.bench.formats import Table
 from promptkit.bench.published import published_figure
-from promptkit.bench.statistics import Statistic, statistic
+from promptkit.bench.statistics import FEWEST, Statistic, statistic
 from promptkit.bench.summary import Row, Summary
 from promptkit.errors import DataError, UnknownNameError
-
-
-@dataclass(frozen=True)
-class Table:
-    """The first `labels` columns say what a row is about, the others hold numbers; `best` marks (row, column)."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    labels: int
-    best: frozenset[tuple[int, int]] = frozenset()
-
-    def trimmed(self) -> "Table":
-        """Without the columns that are empty."""
-        kept = [number for number in range(len(self.columns)) if any(row[number] for row in self.rows)]
-        return Table(
-            self.title,
-            tuple(self.columns[number] for number in kept),
-            tuple(tuple(row[number] for number in kept) for row in self.rows),
-            sum(number < self.labels for number in kept),
-            frozenset((row, kept.index(column)) for row, column in self.best),
-        )
 
 
 def side_by_side(summary: Summary) -> Table:
@@ -60,14 +38,16 @@ def all_statistics(summary: Summary) -> Table:
     )
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
+    fewest = min(found.n for statistics in summary.statistics.values() for found in statistics.values())
     for row, statistics in summary.statistics.items():
         for learner, found in statistics.items():
             if learner in summary.best(row):
                 best.add((len(rows), 4))
             known = published_figure(summary, row, learner)
             beside = ("", "") if known is None else (f"{known:.2f}", f"{found.mean - known:+.2f}")
-            rows.append((*_about(row), learner, *_texts(found), str(found.n), *beside))
-    return Table(f"{summary.title}: statistics over seeds, %", columns, tuple(rows), 4, frozenset(best))
+            rows.append((*_about(row), learner, *_texts(found, (0, 100)), str(found.n), *beside))
+    title = f"{summary.title}: statistics over seeds, %{_why_none(fewest)}"
+    return Table(title, columns, tuple(rows), 4, frozenset(best))
 
 
 def comparisons(summaries: Sequence[Summary], first: str, second: str) -> list[Table]:
@@ -96,6 +76,7 @@ def comparisons(summaries: Sequence[Summary], first: str, second: str) -> list[T
 
 def _comparison(summary: Summary, first: str, second: str) -> Table:
     rows = []
+    fewest = FEWEST
     figures = dict.fromkeys(row.figure for row in summary.series)
     for figure in figures:
         pairs = [
@@ -108,9 +89,11 @@ def _comparison(summary: Summary, first: str, second: str) -> Table:
             differences = [one - other for one, other in pairs]
             better = [x if summary.metric.higher_is_better else -x for x in (round(x, 9) for x in differences)]
             counts = sum(x > 0 for x in better), sum(x == 0 for x in better), sum(x < 0 for x in better)
-            rows.append((figure, *_texts(statistic(differences), "+"), *map(str, counts), str(len(pairs))))
+            fewest = min(fewest, len(pairs))
+            rows.append((figure, *_texts(statistic(differences), (-100, 100), "+"), *map(str, counts), str(len(pairs))))
     columns = ("figure", "mean", "sd", "95 % from", "to", "wins", "ties", "losses", "pairs")
-    return Table(f"{summary.title}: {first} less {second}, paired by data set and seed, %", columns, tuple(rows), 1)
+    about = f"{first} less {second}, paired by data set and seed, %{_why_none(fewest, 'pairs')}"
+    return Table(f"{summary.title}: {about}", columns, tuple(rows), 1)
 
 
 def _about(row: Row) -> tuple[str, str, str]:
@@ -123,10 +106,15 @@ def _mean_and_sd(found: Statistic | None) -> str:
     return f"{found.mean:.2f}" if found.sd is None else f"{found.mean:.2f} ± {found.sd:.2f}"
 
 
-def _texts(found: Statistic, sign: str = "") -> tuple[str, str, str, str]:
-    """Mean, standard deviation and both ends of the interval."""
-    mean = f"{found.mean:{sign}.2f}"
-    if found.sd is None or found.half_width is None:
-        return mean, "", "", ""
-    ends = found.mean - found.half_width, found.mean + found.half_width
-    return mean, f"{found.sd:.2f}", *(f"{end:{sign}.2f}" for end in ends)  # type: ignore[return-value]
+def _texts(found: Statistic, bounds: tuple[float, float], sign: str = "") -> tuple[str, str, str, str]:
+    """Mean, standard deviation and both ends of the interval, which lie within what the figure can be."""
+    texts = [f"{found.mean:{sign}.2f}", "" if found.sd is None else f"{found.sd:.2f}", "", ""]
+    if found.half_width is not None:
+        low, high = bounds
+        texts[2] = f"{max(low, found.mean - found.half_width):{sign}.2f}"
+        texts[3] = f"{min(high, found.mean + found.half_width):{sign}.2f}"
+    return texts[0], texts[1], texts[2], texts[3]
+
+
+def _why_none(fewest: int, what: str = "seeds") -> str:
+    return f"; no 95 % interval from fewer than {FEWEST} {what}" if fewest < FEWEST else ""

@@ -8,7 +8,7 @@ import typer
 
 from promptkit.cli import options
 from promptkit.errors import ConfigError
-from promptkit.settings import split_names
+from promptkit.settings import DataSettings, split_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,8 +111,8 @@ def bench(
         given,
         sets,
     )
-    draw = given.get("data.split") == "draw"
-    opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", draw)
+    policy = str(given.get("data.split", DataSettings.split))
+    opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", policy)
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
     runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache)

@@ -25,22 +25,23 @@ def data(
     from promptkit.cli.console import console, escape, progress
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.inspection import check_images, odd_names
-    from promptkit.data.opening import open_dataset
-    from promptkit.data.splits import split as give_splits
+    from promptkit.data.selection import open_dataset, split_policy
     from promptkit.registry import installed
 
     settings = parsed(DataSettings, {key.removeprefix("data."): value for key, value in given.items()})
     registry, out = installed(), console()
     warn_broken(registry)
-    found = open_dataset(path, registry, settings.dataset, draw=settings.split == "draw")
-    drawn = all(item.split is None for item in found.items)
+    named = registry.dataset(settings.dataset) if settings.dataset else None
+    found = open_dataset(path, named, policy=settings.split)
     out.print(f"{path}: {escape(found.layout)}", soft_wrap=True)
     out.print(
-        f"splits: {'drawn, 50/20/30 of every class' if drawn else 'given'}; files that are no pictures: {found.skipped}"
+        f"splits: {found.split_source}{', 50/20/30 of every class' if found.split_source == 'drawn' else ''}; "
+        f"files that are no images: {found.skipped}",
+        soft_wrap=True,
     )
-    for template in registry.dataset(settings.dataset).templates if settings.dataset else ():
+    for template in named.templates if named else ():
         out.print(f"template: {escape(template)}", soft_wrap=True)
-    out.print(_counts(give_splits(found, 0)))
+    out.print(_counts(split_policy(settings.split).split(found, settings.split_seed)))
     for what, names in odd_names(found.classnames).items():
         more = f", and {len(names) - 5} more" if len(names) > 5 else ""
         out.print(f"[yellow]odd class names[/] ({what}): {escape(', '.join(names[:5]))}{more}", soft_wrap=True)

@@ -1,6 +1,8 @@
 """`promptkit eval`"""
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,8 +11,7 @@ from promptkit.cli import options
 from promptkit.settings import BackboneSettings, EvalSettings, parsed
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from promptkit.bench.formats import Table
     from promptkit.evaluation.evaluate import Evaluation
 
 
@@ -28,7 +29,7 @@ def evaluate(
 
     Learners are asked for the classes of the data, so classes that none of them was trained on work.
     """
-
+    from promptkit.bench.formats import rich_table
     from promptkit.cli.console import RANK, console, progress
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.images import warn_unreadable
@@ -51,40 +52,31 @@ def evaluate(
             on_batch=lambda images: bar.advance(task, images),
         )
     warn_unreadable(found.unreadable)
-    console().print(
-        f"{opened.path}: {settings.split} pictures, {len(opened.dataset.classnames)} classes", soft_wrap=True
-    )
-    console().print(_table(found))
+    console().print(f"{opened.path}: {settings.split} images, {len(opened.dataset.classnames)} classes", soft_wrap=True)
+    console().print(rich_table(_table(found)))
     if json_ and not RANK:
         _write_json(json_, found, opened.dataset.classnames)
 
 
 def _table(found: "Evaluation") -> "Table":
-    """A row per domain, then the mean and the worst over domains; accuracy and macro accuracy for each run."""
-    from rich.table import Table
+    """A row per domain, then the mean and the worst over domains; accuracy and macro accuracy of each run."""
+    from promptkit.bench.formats import Table
 
-    table = Table()
-    table.add_column("domain")
-    for name in found.scores:
-        table.add_column(f"{name}\naccuracy", justify="right")
-        table.add_column("\nmacro", justify="right")
-    table.add_column("\nn", justify="right")
-    by_run = list(found.scores.values())
-    domains = list(by_run[0])
-    for domain in domains:
-        cells = [
-            f"{100 * scores[domain][figure]:.1f}" for scores in by_run for figure in ("accuracy", "macro_accuracy")
-        ]
-        table.add_row(domain, *cells, str(by_run[0][domain].n), end_section=domain == domains[-1])
-    if len(domains) > 1:
-        for label, combine in (("mean", lambda values: sum(values) / len(values)), ("worst", min)):
-            cells = [
-                f"{100 * combine([scores[domain][figure] for domain in domains]):.1f}"
-                for scores in by_run
-                for figure in ("accuracy", "macro_accuracy")
-            ]
-            table.add_row(label, *cells, "")
-    return table
+    shown = [(run, figure) for run in found.scores for figure in ("accuracy", "macro_accuracy")]
+    heads = [head for run in found.scores for head in (f"{run}\naccuracy", "\nmacro")]
+    first = next(iter(found.scores.values()))
+    figures = [
+        [100 * scores[domain][figure] for domain in scores] for run, figure in shown for scores in [found.scores[run]]
+    ]
+    rows = [(domain, *texts, str(first[domain].n)) for domain, *texts in zip(first, *map(_texts, figures), strict=True)]
+    if len(first) > 1:
+        rows.append(("mean", *_texts([fmean(column) for column in figures]), ""))
+        rows.append(("worst", *_texts([min(column) for column in figures]), ""))
+    return Table("", ("domain", *heads, "\nn"), tuple(rows), 1, parts=frozenset({len(first) - 1}))
+
+
+def _texts(figures: Sequence[float]) -> list[str]:
+    return [f"{figure:.1f}" for figure in figures]
 
 
 def _write_json(path: Path, found: "Evaluation", classnames: tuple[str, ...]) -> None:

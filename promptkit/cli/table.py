@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from promptkit.bench.formats import FORMATS, rich_table
 from promptkit.cli import options
 from promptkit.settings import split_names
 
@@ -17,7 +18,7 @@ def table(
     results: Annotated[
         list[Path], typer.Argument(help="Folders that promptkit bench made.", metavar="RESULTS...", show_default=False)
     ],
-    format_: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or html.")] = "rich",
+    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(('rich', *FORMATS))}.")] = "rich",
     protocol: Annotated[
         str | None, typer.Option(help="Its results alone; those of all by default.", show_default=False)
     ] = None,
@@ -50,7 +51,6 @@ def print_tables(
     results: "Sequence[Result]", format_: str = "rich", metric: str = "accuracy", compare: str | None = None
 ) -> None:
     """Every protocol, and every data set that one transfers from, has tables of its own."""
-    from promptkit.bench.formats import FORMATS, rich_table
     from promptkit.bench.summary import summaries
     from promptkit.bench.tables import all_statistics, comparisons, side_by_side
     from promptkit.cli.console import console

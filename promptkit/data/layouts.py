@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 from promptkit.data.manifests import SPLITS, Row, read_manifest
 from promptkit.data.manifests import SUFFIXES as MANIFESTS
@@ -51,7 +52,9 @@ class Dataset:
     items: tuple[Item, ...]
     """Sorted by path, or in the order of the manifest."""
     skipped: int
-    """Files that are no pictures, hidden ones included."""
+    """Files that are no images, hidden ones included."""
+    split_source: Literal["given", "published", "drawn"] = "given"
+    """Whose split it has or will have: a folder's or manifest's, a named data set's, or one that promptkit draws."""
 
     def relative(self, item: Item) -> str:
         """The path below the root with "/" between its parts; a picture from elsewhere keeps its whole path."""

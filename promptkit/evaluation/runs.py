@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import load_backbone, pick_device
 from promptkit.data.layouts import Dataset
-from promptkit.data.opening import open_dataset
-from promptkit.data.splits import class_subset, subset
-from promptkit.data.splits import split as draw_split
+from promptkit.data.selection import SPLIT_POLICIES, open_dataset, select_evaluation
 from promptkit.errors import ConfigError
 from promptkit.learner import Learner
 from promptkit.registry import installed
@@ -28,12 +27,10 @@ class OpenedRuns:
 
 
 def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, Scalar] | None = None) -> OpenedRuns:
-    """What is not given is taken from the first run: its data, by path and name, and how and with which seed it is split.
+    """Open runs on one data set. What is not given is taken from the first run: path, name, split policy and its seed.
 
-    `settings.split` "draw" is the test part of splits that are drawn even where the data gives some.
-
-    Runs of the same backbone share one. Raises ConfigError when the runs can't be compared on one set of pictures, and
-    what reading data, backbones and checkpoints raises.
+    A policy as `settings.split` means its test images. Runs of the same backbone share one. Raises ConfigError when the
+    runs can't be compared on one set of images, and what reading data, backbones and checkpoints raises.
     """
     configs = {run: run_config(run, flags) for run in runs}
 
@@ -46,25 +43,29 @@ def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, 
     first, registry = configs[runs[0]].data, installed()
     path = settings.data or first.path
     name = settings.dataset or ("" if settings.data else first.dataset)
-    split = settings.split
-    draw = split == "draw" or first.split == "draw"
-    dataset = open_dataset(Path(path), registry, name, split_names(settings.domains), draw)
-    if split != "all":
-        dataset = subset(draw_split(dataset, seeds.pop()), "test" if split == "draw" else split)
-    dataset = class_subset(dataset, settings.classes)
+    named = registry.dataset(name) if name else None
+    split, policy = ("test", settings.split) if settings.split in SPLIT_POLICIES else (settings.split, first.split)
+    dataset = open_dataset(Path(path), named, split_names(settings.domains), policy)
+    dataset = select_evaluation(dataset, split, policy, seeds.pop(), classes=settings.classes)
 
     where = distributed.join(settings.device) or pick_device(settings.device)
     backbones: dict[BackboneSettings, Backbone] = {}
     learners: dict[str, Learner] = {}
+    names = names_of(runs)
     for run, config in configs.items():
         if config.backbone not in backbones:
             backbones[config.backbone] = load_backbone(config.backbone, registry).to(where)
-        learners[_name(run, runs)] = restore(run, config, backbones[config.backbone], dataset.classnames)
+        learners[names[run]] = restore(run, config, backbones[config.backbone], dataset.classnames)
     if len({learner.scene.backbone.image for learner in learners.values()}) > 1:
         raise ConfigError("the runs' backbones want their pictures prepared differently", "evaluate them one at a time")
     return OpenedRuns(learners, dataset, path)
 
 
-def _name(run: Path, runs: Sequence[Path]) -> str:
-    """The folder's name where that is unambiguous."""
-    return run.name if [other.name for other in runs].count(run.name) == 1 and run.name else str(run)
+def names_of(runs: Sequence[Path]) -> dict[Path, str]:
+    """The shortest end of each path that tells it from the others."""
+    names = {}
+    for run in runs:
+        others = [other.parts for other in runs if other != run]
+        kept = next(n for n in count(1) if n > len(run.parts) or run.parts[-n:] not in [parts[-n:] for parts in others])
+        names[run] = str(Path(*run.parts[-kept:]))
+    return names

@@ -13,8 +13,7 @@ from promptkit.build import build_learner, build_views, load_backbone, pick_devi
 from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, worker_death_explained
-from promptkit.data.opening import open_dataset
-from promptkit.data.splits import class_subset, few_shot, split, subset
+from promptkit.data.selection import open_dataset, select_training, subset
 from promptkit.errors import ConfigError
 from promptkit.registry import Registry, installed
 from promptkit.runs import state
@@ -35,29 +34,16 @@ log = logging.getLogger("promptkit")
 
 
 def training_data(settings: DataSettings, seed: int, registry: Registry) -> Dataset:
-    """The data set of a run, with splits drawn, shots sampled and classes chosen, in that order.
+    """Read the data set of a run and select what it trains on.
 
     Raises DataError and UnknownNameError for data that can't be trained on.
     """
     if not settings.path:
         raise ConfigError("there is no data to train on", "say where it is with --data PATH")
-    domains = split_names(settings.domains)
-    read = open_dataset(Path(settings.path), registry, settings.dataset, domains, settings.split == "draw")
+    named = registry.dataset(settings.dataset) if settings.dataset else None
+    read = open_dataset(Path(settings.path), named, split_names(settings.domains), settings.split)
     log.info("%s: %s", settings.path, read.layout)
-    return chosen(read, settings, seed)
-
-
-def chosen(read: Dataset, settings: DataSettings, seed: int) -> Dataset:
-    """What a run takes of a data set that is read already: splits drawn, shots sampled and classes chosen.
-
-    Raises DataError and UnknownNameError for data that can't be trained on.
-    """
-    dataset = split(read, settings.split_seed)
-    if settings.shots:
-        dataset, warnings = few_shot(dataset, settings.shots, seed)
-        for warning in warnings:
-            log.warning(warning)
-    return class_subset(dataset, settings.classes)
+    return select_training(read, settings, seed)
 
 
 class Run:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from promptkit.bench.plan import Plan, Request, make_plan
-from promptkit.bench.protocols import OTHERS, VARIANTS, open_data
-from promptkit.data.splits import subset
+from promptkit.bench.protocols import OTHERS, VARIANTS, Target, open_data
+from promptkit.data.selection import subset
 from promptkit.errors import ConfigError, DataError, UnknownNameError
 from promptkit.registry import installed
 from promptkit.testing import write_images
@@ -94,14 +94,17 @@ def test_a_transfer_trains_on_the_source_and_tests_on_all(protocol: str, plan: P
 def test_transfers_are_about_the_published_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from promptkit.bench import protocols
 
+    def titles(*names: str) -> list[str]:
+        return [installed().dataset(name).title for name in names]
+
     asked: list[str] = []
-    monkeypatch.setattr(protocols, "open_dataset", lambda root, registry, name, draw: asked.append(name))
+    monkeypatch.setattr(protocols, "open_dataset", lambda root, named, policy: asked.append(named.title))
     open_data("cross-dataset", [tmp_path], [], installed())
-    assert asked == ["imagenet", *OTHERS]
+    assert asked == titles("imagenet", *OTHERS)
     asked.clear()
     open_data("domain-generalization", [tmp_path], [], installed())
-    assert asked == ["imagenet", *VARIANTS]
-    assert [installed().dataset(name).title for name in VARIANTS] == [
+    assert asked == titles("imagenet", *VARIANTS)
+    assert titles(*VARIANTS) == [
         "ImageNetV2", "ImageNet-Sketch", "ImageNet-A", "ImageNet-R",
     ]  # fmt: skip
 
@@ -182,6 +185,18 @@ def test_a_result_says_whose_split_it_was_found_on(images: Path, tmp_path: Path)
     for part in ("train", "test"):
         write_images(tmp_path / "own" / part, ["ring", "star"], [], 2)
     opened = open_data("few-shot", [images, tmp_path / "own"], [], installed())
-    assert [data.split for data in opened] == ["draw", "given"]
-    (drawn,) = open_data("few-shot", [tmp_path / "own"], [], installed(), draw=True)
-    assert drawn.split == "draw"
+    assert [Target(data).split for data in opened] == ["drawn", "given"]
+    (drawn,) = open_data("few-shot", [tmp_path / "own"], [], installed(), policy="draw")
+    assert Target(drawn).split == "drawn"
+
+
+def test_a_domain_that_is_tested_whole_was_not_drawn(plan: Planner, images: Path, tmp_path: Path) -> None:
+    for place in ("photo/train", "photo/test", "sketch/train", "sketch/test"):
+        write_images(tmp_path / "own" / place, ["ring", "star"], [], 2)
+
+    def splits(folder: Path) -> set[str]:
+        planned = plan("leave-one-domain-out", folder)
+        return {target.split for training in planned.trainings for target, _ in training.targets}
+
+    assert splits(images) == {"whole"}
+    assert splits(tmp_path / "own") == {"given"}

@@ -6,11 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 
+from promptkit.bench.formats import Table
 from promptkit.bench.published import published, published_figure
 from promptkit.bench.results import Result
 from promptkit.bench.statistics import statistic
 from promptkit.bench.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, summaries, summarize
-from promptkit.bench.tables import Table, all_statistics, comparisons, side_by_side
+from promptkit.bench.tables import all_statistics, comparisons, side_by_side
 from promptkit.errors import DataError, UnknownNameError
 from promptkit.metrics import STANDARD
 
@@ -24,7 +25,7 @@ def column(table: Table, name: str) -> dict[tuple[str, ...], str]:
 
 
 # 97.5 % quantiles of Student's t, as tables print them.
-@pytest.mark.parametrize(("n", "quantile"), [(2, 12.706), (3, 4.303), (4, 3.182), (5, 2.776), (11, 2.228), (31, 2.042)])
+@pytest.mark.parametrize(("n", "quantile"), [(3, 4.303), (4, 3.182), (5, 2.776), (11, 2.228), (31, 2.042)])
 def test_the_interval_is_students(n: int, quantile: float) -> None:
     values = list(np.random.default_rng(n).normal(70, 5, n))
     found = statistic(values)
@@ -35,6 +36,36 @@ def test_the_interval_is_students(n: int, quantile: float) -> None:
 
 def test_one_value_has_no_spread() -> None:
     assert (statistic([3.0]).mean, statistic([3.0]).sd, statistic([3.0]).half_width) == (3.0, None, None)
+
+
+def test_an_interval_of_a_share_ends_where_shares_end(result: MakeResult) -> None:
+    values = {"coop": (0.01, 0.5, 0.02), "gopro": (0.99, 0.5, 0.98)}
+    results = [
+        result(x, learner=learner, seed=seed) for learner, found in values.items() for seed, x in enumerate(found)
+    ]
+    summary = summarize(results)
+    table = all_statistics(summary)
+    ends = {row[3]: (float(row[6]), float(row[7])) for row in table.rows}
+    for learner, found in values.items():
+        half = 4.3027 * 100 * np.std(found, ddof=1) / np.sqrt(3)
+        mean = 100 * np.mean(found)
+        assert ends[learner] == pytest.approx((max(0, mean - half), min(100, mean + half)), abs=0.01)
+    assert (ends["coop"][0], ends["gopro"][1]) == (0, 100)
+    (compared,) = comparisons([summary], "gopro", "coop")
+    assert compared.rows[0][4] == "+100.00"
+    assert "interval" not in table.title + compared.title
+
+
+def test_below_three_seeds_the_reason_stands_for_the_interval(result: MakeResult) -> None:
+    results = [
+        result(x, learner=learner, seed=seed) for learner in ("coop", "gopro") for seed, x in ((1, 0.3), (2, 0.4))
+    ]
+    table = all_statistics(summarize(results))
+    assert {row[4:8] for row in table.rows} == {("35.00", "7.07", "", "")}
+    assert table.title.endswith("statistics over seeds, %; no 95 % interval from fewer than 3 seeds")
+    (compared,) = comparisons([summarize(results)], "gopro", "coop")
+    assert compared.rows[0][1:5] == ("+0.00", "0.00", "", "")
+    assert compared.title.endswith("no 95 % interval from fewer than 3 pairs")
 
 
 def test_both_harmonic_means(result: MakeResult) -> None:
@@ -161,7 +192,7 @@ def test_empty_columns_are_left_out(result: MakeResult) -> None:
 def test_learners_are_told_apart_by_what_differs(result: MakeResult) -> None:
     several = summarize([result(0.5, shots=shots, protocol="few-shot", classes="all") for shots in (1, 16, 0)])
     assert set(several.results) == {"coop 1 shot", "coop 16 shots", "coop all pictures"}
-    drawn = summarize([result(0.5), result(0.7, split="draw")])
+    drawn = summarize([result(0.5), result(0.7, split="drawn")])
     assert [row.dataset for row in drawn.statistics] == ["DTD", "DTD (drawn)", AVERAGE]
     assert "16 shots, ViT-B-16 openai" in drawn.title
 
@@ -249,7 +280,7 @@ def test_the_published_figure_stands_beside_the_same_thing(result: MakeResult) -
 @pytest.mark.parametrize(
     "other",
     [
-        {"shots": 8}, {"split": "draw"}, {"split": "given"}, {"backbone": "RN50"}, {"weights": "none"},
+        {"shots": 8}, {"split": "drawn"}, {"split": "given"}, {"backbone": "RN50"}, {"weights": "none"},
         {"title": "textures"},
     ],
 )  # fmt: skip

@@ -432,8 +432,8 @@ def test_hand_made_prompts_from_a_file(bench: Command, promptkit: Command, image
     assert done.status == 0, done.err
     found = read_results([tmp_path])
     assert {(result.learner, result.template, result.split) for result in found} == {
-        ("zeroshot", "one {}\ntwo {}", "draw"),
-        ("coop", "", "draw"),
+        ("zeroshot", "one {}\ntwo {}", "drawn"),
+        ("coop", "", "drawn"),
     }
     assert f"{images.name} (drawn)" in promptkit("table", "results", "--format", "csv").out
 

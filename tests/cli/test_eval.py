@@ -81,6 +81,27 @@ def test_a_run_is_evaluated_on_other_data(train: Command, promptkit: Command, tm
     assert figures(tmp_path / "figures.json")["run"]["sketch"]["n"] == 24
 
 
+def test_runs_of_one_name_are_told_apart_by_the_end_of_their_path(
+    train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.evaluation.runs import names_of
+
+    paths = [Path("runs/v-bs16/gopro"), Path("runs/v-bs32/gopro"), Path("coop"), Path("a/x/zero"), Path("b/x/zero")]
+    assert list(names_of(paths).values()) == ["v-bs16/gopro", "v-bs32/gopro", "coop", "a/x/zero", "b/x/zero"]
+    names = [f"runs/a-long-name-of-many-letters-{number}/zeroshot" for number in (16, 32)]
+    for name in names:
+        assert train("zeroshot", "--out", name).status == 0
+    monkeypatch.setenv("COLUMNS", "60")
+    done = promptkit("eval", *names, "--json", "figures.json")
+    assert done.status == 0, done.err
+    assert list(figures(tmp_path / "figures.json")) == [name.removeprefix("runs/") for name in names]
+    head = done.out.split("├")[0].split("┡")[0]
+    columns = zip(*(line.strip("┃").split("┃") for line in head.splitlines() if "┃" in line), strict=True)
+    shown = ["".join(cell.strip() for cell in column) for column in columns]
+    for name in names:
+        assert any(name.removeprefix("runs/") in cell for cell in shown), shown
+
+
 # What goes wrong.
 
 
@@ -134,7 +155,7 @@ def test_unknown_names(train: Command, promptkit: Command) -> None:
     train("coop", "--out", "run")
     for words, message in (
         (("--domains", "foto"), "no domain named 'foto'; did you mean 'photo'?"),
-        (("--split", "tests"), "split='tests': expected test|val|train|all|draw; did you mean 'test'?"),
+        (("--split", "tests"), "no split named 'tests'; did you mean 'test'?"),
         (("--classes", "bas"), "no choice of classes named 'bas'; did you mean 'base'?"),
         (("--data", "nowhere"), "nowhere"),
     ):

@@ -10,12 +10,12 @@ import pytest
 
 from promptkit.data.inspection import odd_names
 from promptkit.data.layouts import Dataset
-from promptkit.data.opening import open_dataset
-from promptkit.data.splits import few_shot, split
+from promptkit.data.selection import SPLIT_POLICIES, few_shot, open_dataset
 from promptkit.errors import DataError, UnknownNameError
 from promptkit.registry import discover
 
 REGISTRY = discover()
+split = SPLIT_POLICIES["given"].split
 Tree = Callable[..., Path]
 
 WITH_SPLIT_FILE = {
@@ -32,7 +32,7 @@ WITH_SPLIT_FILE = {
 
 
 def read(root: Path, name: str, draw: bool = False) -> Dataset:
-    return open_dataset(root, REGISTRY, name, draw=draw)
+    return open_dataset(root, REGISTRY.dataset(name), policy="draw" if draw else "given")
 
 
 def splits(dataset: Dataset) -> dict[str | None, int]:

@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptkit.data.layouts import Dataset, Item
-from promptkit.data.splits import class_subset, few_shot, split, subset
+from promptkit.data.selection import (
+    SPLIT_POLICIES,
+    class_subset,
+    few_shot,
+    select_evaluation,
+    select_training,
+    subset,
+)
 from promptkit.errors import ConfigError, DataError, UnknownNameError
+from promptkit.settings import DataSettings
 
 ROOT = Path("/data")
+split = SPLIT_POLICIES["given"].split
 
 
 def made(counts, domains=("",), split=None):
@@ -205,3 +214,46 @@ def test_subset():
     assert subset(made([1, 1], split="test"), "test").items == made([1, 1], split="test").items
     with pytest.raises(UnknownNameError, match="no domain named 'foto'; did you mean 'photo'"):
         subset(dataset, domains=["foto"])
+
+
+# Policies, and the whole choice
+
+
+def test_the_draw_policy_ignores_the_splits_of_the_data():
+    kept = made([10, 10], split="train")
+    assert SPLIT_POLICIES["given"].split(kept, 0) == kept
+    drawn = SPLIT_POLICIES["draw"].split(kept, 0)
+    assert drawn.items == split(made([10, 10]), 0).items
+    assert (kept.split_source, drawn.split_source) == ("given", "drawn")
+
+
+def test_training_is_split_then_sampled_then_restricted_to_its_classes():
+    dataset = made([10, 10, 10], split="train")
+    settings = DataSettings(split="draw", split_seed=3, shots=2, classes="base")
+    expected = class_subset(few_shot(SPLIT_POLICIES["draw"].split(dataset, 3), 2, seed=5)[0], "base")
+    assert select_training(dataset, settings, seed=5) == expected
+
+
+def test_evaluation_takes_one_split_or_all_of_some_domains_and_classes():
+    dataset = made([10] * 4, ("art", "photo"))
+    chosen = select_evaluation(dataset, "test", split_seed=2, domains=["art"], classes="new")
+    assert chosen.items == class_subset(subset(split(dataset, 2), "test", ["art"]), "new").items
+    assert chosen.domains == ("art",)
+    assert select_evaluation(dataset, "all") == dataset
+
+
+def test_a_new_policy_is_one_entry(monkeypatch):
+    from promptkit.data.selection import SplitPolicy
+
+    def everything(dataset, seed):
+        return replace(dataset, items=tuple(replace(item, split="test") for item in dataset.items))
+
+    monkeypatch.setitem(SPLIT_POLICIES, "everything", SplitPolicy(everything))
+    assert len(select_evaluation(made([3, 3]), policy="everything").items) == 6
+
+
+def test_unknown_splits_and_policies():
+    with pytest.raises(UnknownNameError, match="no split named 'tests'; did you mean 'test'"):
+        select_evaluation(made([3, 3]), "tests")
+    with pytest.raises(UnknownNameError, match="no split policy named 'drwa'; did you mean 'draw'"):
+        select_training(made([3, 3]), DataSettings(split="drwa"), 1)
