@@ -194,6 +194,7 @@ class Run:
         spec = FeatureSpec.of(self.learner)
         source = Source.training(
             self.items,
+            self.dataset.root,
             self.views,
             train.cached_views,
             train.seed,

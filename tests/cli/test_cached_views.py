@@ -156,9 +156,9 @@ def test_no_room_stops_a_feature_cache_but_no_evaluation(
 def test_an_interrupted_feature_cache_leaves_nothing(
     train: Command, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.data.cachefile import CacheWriter
+    from promptkit.data.shards import ShardWriter
 
-    monkeypatch.setattr(CacheWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(ShardWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert train("coop", "--out", "run", "--cached-views", 1).status == 130
     assert not files(cache)
 
