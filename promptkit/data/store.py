@@ -3,9 +3,9 @@
 An image is identified by path, size and times (`image_digest`), what was seen of it by a `FeatureKey`. Each shard carries
 the identities of its images, so there is no index beside the shards that could disagree with them, be locked, or be lost.
 
-LMDB, zarr and Lance were measured (benchmarks/README.md). zarr gathers single rows 10 times slower; Lance keeps every
-write as a version of a table, adds 390 MB of libraries, and gathers at a sixth of LMDB's rate; LMDB is as fast as this,
-but has no checksums, one file that one writer locks, a size fixed in advance, and gives no room back when rows go.
+LMDB, zarr and Lance were measured for speed (benchmarks/README.md). zarr gathers single rows far slower, and Lance adds
+390 MB of libraries and gathers at a sixth of LMDB's rate. LMDB reads fastest, but has no checksums, one lock for all
+writers, a size fixed in advance, and gives no room back when rows go, which a size limit and `cache clear` need.
 """
 
 import contextlib

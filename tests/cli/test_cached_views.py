@@ -83,6 +83,34 @@ def test_a_second_evaluation_opens_no_image(
     assert promptkit("eval", "gopro", "--domains", "photo").status == 0  # a cache serves each domain alone
 
 
+def test_a_subset_costs_no_tower_pass_and_a_new_image_one(
+    train: Command, promptkit: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.backbones.base import Backbone
+
+    seen: list[int] = []
+    encode = Backbone.encode_image
+
+    def counted(backbone: Backbone, pixels: Tensor, *rest: object) -> object:
+        seen.append(len(pixels))
+        return encode(backbone, pixels, *rest)
+
+    train("gopro", "--out", "gopro", "--data", copied)
+    train("coop", "--out", "coop", "--data", copied)
+    monkeypatch.setattr(Backbone, "encode_image", counted)
+    evaluate = ("eval", "gopro", "--data", copied)
+    assert promptkit(*evaluate, "--split", "all").status == 0
+    before = sum(seen)
+    assert before > 0
+    assert promptkit(*evaluate, "--split", "test").status == 0
+    assert promptkit(*evaluate, "--split", "train", "--domains", "photo").status == 0
+    assert promptkit("eval", "coop", "--data", copied, "--split", "all").status == 0  # needs less than what is kept
+    assert sum(seen) == before
+    shutil.copy(copied / "photo/star/000.png", copied / "photo/star/new.png")
+    assert promptkit(*evaluate, "--split", "all").status == 0
+    assert sum(seen) == before + 1
+
+
 def test_a_changed_image_is_seen(train: Command, promptkit: Command, copied: Path) -> None:
     train("coop", "--out", "run", "--data", copied)
     evaluate = ("eval", "run", "--data", copied, "--split", "all", "--domains", "photo")
@@ -133,9 +161,9 @@ def test_a_damaged_feature_cache_is_computed_again(
         path.write_bytes(content)
     done = promptkit("eval", "run", "--domains", "photo", "--json", "second.json")
     assert done.status == 0, done.err
-    assert "is damaged" in done.err
+    assert "are damaged" in done.err
     assert (tmp_path / "first.json").read_text() == (tmp_path / "second.json").read_text()
-    assert "is damaged" not in promptkit("eval", "run", "--domains", "photo").err
+    assert "are damaged" not in promptkit("eval", "run", "--domains", "photo").err
 
 
 def test_no_room_stops_a_feature_cache_but_no_evaluation(
@@ -164,13 +192,14 @@ def test_an_interrupted_feature_cache_leaves_nothing(
 
 
 def test_cache_lists_and_clears(train: Command, promptkit: Command, cache: Path) -> None:
-    assert "0 feature caches, 0 B" in promptkit("cache", "list").out
+    assert "0 shards of features, 0 B" in promptkit("cache", "list").out
     train("gopro", "--out", "run", "--cached-views", 1)
     listed = promptkit("cache", "list").out
     assert "image, moco, augmix" in listed
     assert "evaluation" in listed
-    assert "3 feature caches" in listed
-    assert "deleted 3 feature caches" in promptkit("cache", "clear").out
+    count = len(files(cache))
+    assert f"{count} shards of features" in listed
+    assert f"deleted {count} shards of features" in promptkit("cache", "clear").out
     assert not files(cache)
 
 
