@@ -29,9 +29,11 @@ MAX_FILE = 1 << 50
 _HEADER = 1 << 14
 """Bytes before the data. The header is written at the end, when the sizes are known."""
 _CHUNK = 1 << 24
+_FRESH = 3600 * 10**9
+"""Nanoseconds in which a use is not noted again: a changed time makes other processes check the file again."""
 
-_checked: set[tuple[str, int, int]] = set()
-"""Name, inode and size of shards whose bytes this process has compared with their checksum."""
+_checked: set[tuple[str, int, int, int]] = set()
+"""Name, inode, size and time of shards whose bytes this process has compared with their checksum."""
 
 
 class DamagedShardError(Exception):
@@ -95,7 +97,7 @@ class ShardWriter:
             self.file.flush()
             os.fsync(self.file.fileno())
             status = os.fstat(self.file.fileno())
-            _checked.add((self.path.name, status.st_ino, status.st_size))
+            _checked.add((self.path.name, status.st_ino, status.st_size, status.st_mtime_ns))
             self.fresh.replace(self.path)
             shard = Shard(self.path)
             self.file.close()
@@ -155,7 +157,7 @@ class Shard:
             status = os.fstat(file)
             if not status.st_nlink:
                 raise FileNotFoundError("it was just deleted")
-            self.known = path.name, status.st_ino, size
+            self.known = path.name, status.st_ino, size, status.st_mtime_ns
             if size < _HEADER:
                 raise DamagedShardError("it is cut off")
             self.map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)  # keeps a copy of the descriptor, and so the lock
@@ -195,6 +197,14 @@ class Shard:
         if checksum != self.checksum:
             raise DamagedShardError("its checksum is wrong")
         _checked.add(self.known)
+
+    def touch(self) -> None:
+        """Say that it is in use: the least recently used go first."""
+        if time.time_ns() - self.known[3] > _FRESH:
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+                self.known = *self.known[:3], self.path.stat().st_mtime_ns
+                _checked.add(self.known)
 
 
 def lock(file: int, kind: int) -> bool:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,8 +96,7 @@ class FeatureStore:
                         path.unlink()
                 continue
             self._add(shard)
-            with contextlib.suppress(OSError):
-                os.utime(path)  # the least recently used go first
+            shard.touch()
         return [i for i, image in enumerate(images) if not self._has(image)]
 
     def has_all(self, images: Iterable[bytes]) -> bool:
