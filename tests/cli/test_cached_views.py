@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_an_interrupted_feature_cache_leaves_nothing(
 ) -> None:
     from promptkit.data.shards import ShardWriter
 
-    monkeypatch.setattr(ShardWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(ShardWriter, "finish", lambda *_: signal.raise_signal(signal.SIGINT))
     done = train("coop", "--out", "run", "--cached-views", 1)
     assert done.status == 130, done.err
     assert not files(cache)
