@@ -53,6 +53,7 @@ PUBLIC_MODULES = (
     "promptkit.errors",
     "promptkit.hooks",
     "promptkit.learner",
+    "promptkit.metrics",
     "promptkit.tensors",
     "promptkit.testing",
 )

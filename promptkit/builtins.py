@@ -1,68 +1,33 @@
 """What the core offers by itself, through the same hooks as any plugin."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from promptkit.backbones.base import Backbone
-from promptkit.components import Loss, PipelineViews, Projector, PromptGenerator, Scene
+from promptkit.components import Loss, PipelineViews, Projector, TemplatePrompts
 from promptkit.data.coop import COOP
 from promptkit.data.generalization import GENERALIZATION
-from promptkit.errors import ConfigError
 from promptkit.hooks import (
     RegisterBackbone,
     RegisterDataset,
     RegisterLoss,
+    RegisterMetric,
     RegisterProjector,
     RegisterPrompts,
     RegisterRecipe,
     RegisterViews,
     hookimpl,
 )
-from promptkit.learner import Recipe, template_features
-from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts
+from promptkit.learner import Recipe
+from promptkit.metrics import STANDARD
+from promptkit.tensors import Outputs
 
 if TYPE_CHECKING:
     import albumentations
-
-
-class TemplatePrompts(PromptGenerator):
-    """Hand-made prompts: one template, or several ensembled, as the 80 of ImageNet. Nothing is learned."""
-
-    @dataclass(frozen=True)
-    class Options:
-        template: Annotated[
-            str, 'a text with one {} for the class name; several, one a line, or "imagenet" (80) are ensembled'
-        ] = "a photo of a {}."
-
-    def __init__(self, options: Options, scene: Scene) -> None:
-        super().__init__(options, scene)
-        if options.template == "imagenet":
-            from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-            self.templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
-            return
-        self.templates = [line.strip() for line in options.template.splitlines() if line.strip()]
-        for line in self.templates or [""]:
-            if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
-                raise ConfigError(
-                    f"prompts.template={line!r} needs one {{}} where the class name goes",
-                    'for example: --set prompts.template="a sketch of a {}."',
-                )
-
-    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
-        return self.scene.backbone.class_tokens(names, 0)
-
-    def text(self, features: ImageFeatures | None) -> TextPrompts:
-        raise NotImplementedError("templates are encoded as captions, by encode")
-
-    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
-        return template_features(self.scene, classes.names, self.templates)[None, :, None]
 
 
 class StandardViews(PipelineViews):
@@ -135,6 +100,12 @@ def register_recipes(register: RegisterRecipe) -> None:
             paper="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021",
         ),
     )
+
+
+@hookimpl
+def register_metrics(register: RegisterMetric) -> None:
+    for metric in STANDARD.values():
+        register(metric)
 
 
 @hookimpl

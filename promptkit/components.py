@@ -10,10 +10,11 @@ in the class, the one place where defaults and help live:
 """
 
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,15 +69,16 @@ class PromptGenerator(nn.Module, ABC):
 
     @abstractmethod
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
-        """Tokenise class names with as many open places as `text` has context tokens."""
+        """Tokenise class names, with as many open places as there are context tokens."""
 
     @abstractmethod
-    def text(self, features: ImageFeatures | None) -> TextPrompts:
-        """The contexts. `features` is None only where nothing is conditional and no image was seen."""
-
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
-        """Unit-norm text features; override it when they don't come from context vectors."""
-        return self.scene.backbone.encode_text(self.text(features), classes)
+        """Unit-norm text features of the classes.
+
+        Args:
+            features: What the image tower saw; None only where nothing is conditional and no image was seen.
+            classes: What `class_tokens` made.
+        """
 
 
 class ContextPrompts(PromptGenerator):
@@ -101,7 +103,49 @@ class ContextPrompts(PromptGenerator):
         return self.scene.backbone.class_tokens(names, self.ctx.shape[-2], position)
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
+        """The contexts, and deep prompts where there are any."""
         return TextPrompts(self.ctx[None])
+
+    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
+        return self.scene.backbone.encode_text(self.text(features), classes)
+
+
+class TemplatePrompts(PromptGenerator):
+    """Hand-made prompts: one template, or several ensembled, as the 80 of ImageNet. Nothing is learned."""
+
+    @dataclass(frozen=True)
+    class Options:
+        template: Annotated[
+            str, 'a text with one {} for the class name; several, one a line, or "imagenet" (80) are ensembled'
+        ] = "a photo of a {}."
+
+    def __init__(self, options: Options, scene: Scene) -> None:
+        super().__init__(options, scene)
+        if options.template == "imagenet":
+            from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+            self.templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+            return
+        self.templates = [line.strip() for line in options.template.splitlines() if line.strip()]
+        for line in self.templates or [""]:
+            if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
+                raise ConfigError(
+                    f"prompts.template={line!r} needs one {{}} where the class name goes",
+                    'for example: --set prompts.template="a sketch of a {}."',
+                )
+
+    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        return self.scene.backbone.class_tokens(names, 0)
+
+    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
+        return template_features(self.scene, classes.names, self.templates)[None, :, None]
+
+
+def template_features(scene: Scene, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "C D"]:
+    """CLIP's zero-shot classifier: unit-norm mean over the templates of unit-norm text features, without gradients."""
+    captions = [template.format(name) for name in names for template in templates]
+    features = scene.backbone.encode_captions(captions).reshape(len(names), len(templates), -1)
+    return nn.functional.normalize(features.mean(1), dim=-1)
 
 
 def context_parameter(

@@ -1,4 +1,4 @@
-"""The seven hooks of a plugin.
+"""The eight hooks of a plugin.
 
 A plugin is a module that an entry point of the group `promptkit` names. It implements the hooks it needs; each is handed
 `register` and calls it once for everything it offers. Hooks are for discovery alone: once a run is built, none is called.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from promptkit.components import Loss, Projector, PromptGenerator, Views
     from promptkit.data.catalog import NamedDataset
     from promptkit.learner import Recipe
+    from promptkit.metrics import Metric
 
 PROJECT = "promptkit"
 
@@ -37,6 +38,7 @@ RegisterViews = Callable[[str, "type[Views]"], None]
 RegisterLoss = Callable[[str, "type[Loss]"], None]
 RegisterRecipe = Callable[[str, "Recipe"], None]
 RegisterDataset = Callable[[str, "NamedDataset"], None]
+RegisterMetric = Callable[["Metric"], None]
 
 
 @hookspec
@@ -92,4 +94,12 @@ def register_datasets(register: RegisterDataset) -> None:
     """Offer published data sets under the names that `--dataset` takes: how each is read from disk, and its templates.
 
     :param register: called as `register(name, dataset)`, with a promptkit.data.catalog.NamedDataset.
+    """
+
+
+@hookspec
+def register_metrics(register: RegisterMetric) -> None:
+    """Offer metrics, which `eval`, `bench` and `table` compute and show beside promptkit's own.
+
+    :param register: called as `register(metric)`, with what the decorator promptkit.metrics.metric makes.
     """

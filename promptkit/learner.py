@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from promptkit.components import Loss, Projector, PromptGenerator, Scene
-from promptkit.errors import ConfigError
+from promptkit.backbones.base import FeatureSpec
+from promptkit.components import Loss, Projector, PromptGenerator, Scene, template_features
+from promptkit.errors import ConfigError, PluginError
 from promptkit.tensors import Batch, ClassTokens, ImageFeatures, Outputs, Teacher, View
 
 
@@ -17,12 +18,23 @@ class Learner(nn.Module):
     """What is trained and saved, and nothing else: the backbone is held in `scene`, outside the module tree.
 
     A method of the literature may override `logits` (how a view is scored), `start` (what it keeps of the training
-    pictures), `backward` (how gradients are made from the loss terms) and `epoch_end` (what happens to the parameters
-    between epochs).
+    images), `backward` (how gradients are made from the loss terms), `epoch_end` (what happens to the parameters
+    between epochs) and `predict` (how it answers). Evaluation calls `predict`, whatever is overridden.
     """
 
     needs_patches: ClassVar[bool] = False
     """Does `logits` look at `View.patches`?"""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Raises PluginError for a class that makes image features in its own way and does not say what it reads."""
+        super().__init_subclass__(**kwargs)
+        for name in ("encode_image", "image_features"):
+            own = getattr(cls, name) is not getattr(Learner, name)
+            if own and cls.required_features is Learner.required_features:
+                raise PluginError(
+                    f"{cls.__name__} overrides {name} and not required_features, so cached features might not be its own",
+                    "override required_features() too: return None where it needs the pixels",
+                )
 
     def __init__(self, prompts: PromptGenerator, projector: Projector, loss: Loss, scene: Scene) -> None:
         super().__init__()
@@ -66,10 +78,7 @@ class Learner(nn.Module):
 
         Raises nothing of its own; shapes are those of `promptkit.tensors`.
         """
-        features = batch.features
-        if features is None:
-            pixels = torch.cat(list(batch.views.values()))
-            features = replace(self.encode_image(pixels), views=tuple(batch.views))
+        features = self.image_features(batch)
         text = self.encode_text(features)
         texts = text.chunk(len(features.views)) if self.prompts.conditional else [text] * len(features.views)
         views = {
@@ -78,13 +87,13 @@ class Learner(nn.Module):
         return Outputs(self.logits(views["image"]), views, batch.label, self.teacher(batch, views["image"]))
 
     @torch.no_grad()
-    def predict(self, pixels: Float[Tensor, "B 3 H Wd"]) -> Float[Tensor, "B C"]:
-        """Logits of the current classes: one view, one pass; a text that depends on no image is encoded once."""
-        return self.predict_features(self.encode_image(pixels))
+    def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
+        """Logits of the current classes, from the view "image". A text that depends on no image is encoded once.
 
-    @torch.no_grad()
-    def predict_features(self, features: ImageFeatures) -> Float[Tensor, "B C"]:
-        """`predict` from what the image tower saw, for features that are at hand already."""
+        Args:
+            batch: Images as pixels, or as the features that `required_features` asks for.
+        """
+        features = self.image_features(batch)
         if self.prompts.conditional or self.training:
             text = self.encode_text(features)
         else:
@@ -93,7 +102,24 @@ class Learner(nn.Module):
             text = self._text
         return self.logits(self.view(features, text))
 
+    def required_features(self) -> FeatureSpec | None:
+        """What `forward` and `predict` read of the frozen image tower, which a cache may then serve.
+
+        Returns:
+            None where they need the pixels: under prompts of the image tower, or where a learner looks at them itself.
+        """
+        if self.prompts.vision() is not None:
+            return None
+        return FeatureSpec(self.scene.backbone, self.prompts.intermediates(), self.needs_patches)
+
     # What a learner is made of, step by step.
+
+    def image_features(self, batch: Batch) -> ImageFeatures:
+        """What the image tower sees in all views of a batch: at hand already, or computed."""
+        if batch.features is not None:
+            return batch.features
+        pixels = torch.cat(list(batch.views.values()) or [batch.views["image"]])
+        return replace(self.encode_image(pixels), views=tuple(batch.views))
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H Wd"]) -> ImageFeatures:
         """Run the image tower under the generator's prompts, with its intermediates."""
@@ -155,13 +181,6 @@ class Learner(nn.Module):
 
     def epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after the last step of epoch 1, 2, ... `epochs`."""
-
-
-def template_features(scene: Scene, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "C D"]:
-    """CLIP's zero-shot classifier: unit-norm mean over the templates of unit-norm text features, without gradients."""
-    captions = [template.format(name) for name in names for template in templates]
-    features = scene.backbone.encode_captions(captions).reshape(len(names), len(templates), -1)
-    return nn.functional.normalize(features.mean(1), dim=-1)
 
 
 @dataclass(frozen=True)

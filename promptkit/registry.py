@@ -26,6 +26,7 @@ from promptkit.components import Loss, Projector, PromptGenerator, Views
 from promptkit.data.catalog import NamedDataset
 from promptkit.errors import PluginError, UnknownNameError
 from promptkit.learner import Recipe
+from promptkit.metrics import Metric
 from promptkit.offered import DISTRIBUTION, PACKAGES
 from promptkit.settings import split_names
 
@@ -42,6 +43,7 @@ KINDS: dict[str, str] = {
     "loss": "register_losses",
     "backbone": "register_backbones",
     "dataset": "register_datasets",
+    "metric": "register_metrics",
 }
 """Every kind of thing a plugin can offer, and its hook."""
 
@@ -64,6 +66,8 @@ class Entry:
     def summary(self) -> str:
         if isinstance(self.value, Recipe):
             return self.value.summary
+        if isinstance(self.value, Metric):
+            return self.value.help
         if isinstance(self.value, NamedDataset):
             return f"{self.value.title}, at {self.value.place}"
         return (self.value.__doc__ or "").strip().partition("\n")[0]
@@ -99,6 +103,11 @@ class Registry:
         names = {_plain(known): known for known in self.entries["dataset"]}
         found: NamedDataset = self.get("dataset", (titles | names).get(_plain(name), name))
         return found
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All metrics by name, promptkit's own first."""
+        return {name: entry.value for name, entry in self.entries["metric"].items()}
 
     def unknown(self, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
         """The error for a name that is not installed: which package offers it, and which plugins failed to load."""
@@ -165,7 +174,9 @@ def _offers(plugin: ModuleType, package: str, package_version: str) -> Iterator[
     offered: list[Entry] = []
     for kind, hook in KINDS.items():
 
-        def register(name: str, value: Any, kind: str = kind) -> None:
+        def register(name: Any, value: Any = None, kind: str = kind) -> None:
+            if kind == "metric":  # it carries its own name
+                name, value = getattr(name, "name", name), name
             _check(kind, name, value)
             offered.append(Entry(kind, name, value, package, package_version, getattr(plugin, "__name__", "")))
 
@@ -183,6 +194,8 @@ def _check(kind: str, name: str, value: Any) -> None:
         raise PluginError(f"recipe {name!r} is {value!r}, expected a promptkit.learner.Recipe")
     if kind == "dataset" and not isinstance(value, NamedDataset):
         raise PluginError(f"dataset {name!r} is {value!r}, expected a promptkit.data.catalog.NamedDataset")
+    if kind == "metric" and not isinstance(value, Metric):
+        raise PluginError(f"metric {name!r} is {value!r}, expected what promptkit.metrics.metric makes")
     if kind == "backbone" and not callable(value):
         raise PluginError(f"backbone {name!r} is {value!r}, expected a function that takes weights")
 

@@ -11,12 +11,14 @@ Axis letters, the same everywhere:
 Shapes are jaxtyping annotations. The test suite executes them; at run time they cost nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from promptkit.errors import PluginError
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +77,45 @@ class ClassTokens:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pictures in several views. `views` maps a view's name to (B 3 H W); "image" is always there.
+    """Images in several views. `views` maps a view's name to (B 3 H W); "image" is always there.
 
-    A cache gives `features` of all the views, and no pixels.
+    Where the image tower has seen the batch already, `features` are those of all the views; a batch from the feature
+    cache has no pixels.
     """
 
     views: Mapping[str, Float[Tensor, "B 3 H W"]]
     label: Int[Tensor, " B"]
+    """-1 where none is known."""
     features: ImageFeatures | None = None
+
+    @staticmethod
+    def of(pixels: Float[Tensor, "B 3 H W"]) -> "Batch":
+        """Images without labels, in one view, to be predicted."""
+        return Batch({"image": pixels}, torch.full((len(pixels),), -1))
+
+    def to(self, device: torch.device) -> "Batch":
+        if isinstance(self.views, NoPixels):
+            views: Mapping[str, Tensor] = self.views
+        else:
+            views = {name: pixels.to(device, non_blocking=True) for name, pixels in self.views.items()}
+        return Batch(views, self.label.to(device, non_blocking=True), self.features and self.features.to(device))
+
+
+class NoPixels(Mapping[str, Tensor]):
+    """The views of a batch that comes from the feature cache."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Raises PluginError: a learner said that features are all it needs, and asks for pixels."""
+        raise PluginError(
+            f"the learner reads the pixels of view {name!r}, and this batch comes from the feature cache",
+            "a learner that needs pixels returns None from required_features()",
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import promptkit
 LAYERS = [
     "errors", "offered", "files", "settings",
     "data.manifests", "data.layouts", "data.catalog", "data.coop", "data.generalization",
-    "hooks", "tensors", "distributed", "backbones", "demo", "components", "learner", "builtins", "interrupts",
+    "hooks", "tensors", "metrics", "distributed", "backbones", "demo", "components", "learner", "builtins", "interrupts",
     "registry", "faults", "config",
     "build", "data", "training.tensorfile", "training.lock", "training.checkpoint", "evaluation", "training", "bench",
     "demo.findings", "demo.comparison", "testing", "cli", "__main__",

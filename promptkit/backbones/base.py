@@ -124,3 +124,27 @@ class Backbone(nn.Module, ABC):
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode, whatever the module that holds the backbone does."""
         return super().train(False)
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What a learner reads of the image tower, when that does not depend on what it has learned."""
+
+    backbone: Backbone
+    intermediates: Intermediates | None = None
+    patches: bool = False
+
+    @property
+    def demand(self) -> int:
+        """How much is asked for; what serves all is among those that ask for most."""
+        return (self.intermediates is not None) + self.patches
+
+    def serves(self, other: "FeatureSpec") -> bool:
+        """Does this hold all that `other` asks for?"""
+        same = self.backbone is other.backbone and other.intermediates in (None, self.intermediates)
+        return same and self.patches >= other.patches
+
+    def encode(self, pixels: Float[Tensor, "B 3 H Wd"]) -> ImageFeatures:
+        """Run the image tower, on its own device."""
+        pixels = pixels.to(self.backbone.device, non_blocking=True)
+        return self.backbone.encode_image(pixels, None, self.intermediates, self.patches)

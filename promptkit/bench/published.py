@@ -38,7 +38,7 @@ def published_figure(summary: Summary, row: Row, learner: str) -> float | None:
     else:
         results = [result for result in results if summary.titles[result.data] == dataset]
         dataset = results[0].title
-    if summary.metric != "accuracy" or not all(map(_same_conditions, results)):
+    if summary.metric.name != "accuracy" or not all(map(_same_conditions, results)):
         return None
     return published().get((summary.protocol, results[0].learner, dataset, FIGURES.get(row.figure, row.figure)))
 

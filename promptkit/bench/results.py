@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from promptkit.errors import DataError
-from promptkit.evaluation.metrics import Scores
-from promptkit.files import plain_json, regular_file, replace_file
+from promptkit.files import is_number, plain_json, regular_file, replace_file
+from promptkit.metrics import STANDARD, Scores
 
 log = logging.getLogger("promptkit")
 
@@ -70,23 +70,22 @@ ROUNDING = 0.005
 
 
 def to_line(result: Result) -> str:
-    """The figures stand beside what they are of, in one flat object."""
+    """The scores stand beside what they are of; their figures are a mapping by metric."""
     content = asdict(result)
     scores = content.pop("scores")
     return json.dumps({**content, **scores}) + "\n"
 
 
 def from_line(line: str) -> Result:
-    """Raises ValueError for anything but what `to_line` writes."""
+    """Raises ValueError for anything but what `to_line` writes. Any metric may be there, or missing."""
     content = plain_json(line)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     unsound = [name for name, is_sound in _SOUND.items() if not is_sound(content.get(name))]
     if unsound:
         raise ValueError(f"it has no sound {', '.join(unsound)}")
-    figures = {item.name: content[item.name] for item in fields(Scores)}
-    figures["per_class"] = tuple(figures["per_class"])
-    return Result(**{item.name: content[item.name] for item in fields(Result)[:-1]}, scores=Scores(**figures))
+    scores = Scores(content["figures"], tuple(content["per_class"]), content["n"])
+    return Result(**{item.name: content[item.name] for item in fields(Result)[:-1]}, scores=scores)
 
 
 def _is_text(value: object) -> bool:
@@ -97,19 +96,21 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and type(value) is int and value >= 0
 
 
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, (int, float)) and type(value) is not bool and 0 <= value <= 1
-
-
 def _is_per_class(value: object) -> bool:
-    return isinstance(value, list) and all(one is None or _is_fraction(one) for one in value)
+    return isinstance(value, list) and all(one is None or (is_number(one) and 0 <= one <= 1) for one in value)
+
+
+def _is_figures(value: object) -> bool:
+    if not isinstance(value, dict) or not all(map(is_number, value.values())):
+        return False
+    return all(0 <= value[name] <= 1 for name in STANDARD if name in value)
 
 
 _SOUND: dict[str, Callable[[object], bool]] = {
     **{item.name: _is_text for item in fields(Result)[:-1]},
-    **{item.name: _is_fraction for item in fields(Scores)},
     "seed": _is_count,
     "shots": _is_count,
+    "figures": _is_figures,
     "n": _is_count,
     "per_class": _is_per_class,
 }
@@ -177,11 +178,9 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
 
 
 def _agree(one: Scores, other: Scores) -> bool:
-    """But for rounding; a picture more or less may be a large share of its class."""
-    figures = (item.name for item in fields(Scores) if item.name not in ("per_class", "n"))
-    return one.n == other.n and all(
-        abs(getattr(one, figure) - getattr(other, figure)) <= ROUNDING for figure in figures
-    )
+    """But for rounding, where both have a figure; an image more or less may be a large share of its class."""
+    both = one.figures.keys() & other.figures.keys()
+    return one.n == other.n and all(abs(one[name] - other[name]) <= ROUNDING for name in both)
 
 
 def _runs(folder: Path) -> list[Path]:

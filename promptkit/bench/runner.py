@@ -24,8 +24,8 @@ from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.data.layouts import Dataset
 from promptkit.errors import CheckpointError, ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate
-from promptkit.evaluation.metrics import Scores
 from promptkit.learner import Learner
+from promptkit.metrics import Scores
 from promptkit.registry import Registry
 from promptkit.settings import BackboneSettings, LoaderSettings
 from promptkit.training import state
@@ -235,7 +235,8 @@ class Runner:
                     learners,
                     data,
                     replace(settings.loading, batch_size=LoaderSettings.batch_size),
-                    cache=self.cache,
+                    self.cache,
+                    self.registry.metrics,
                     on_batch=lambda images: progress.advance(task, images),
                 )
         except Exception as error:

@@ -10,11 +10,8 @@ from zlib import crc32
 from promptkit.bench.protocols import OTHERS, VARIANTS
 from promptkit.bench.results import Result
 from promptkit.bench.statistics import Statistic, statistic
-from promptkit.errors import UnknownNameError
-
-METRICS = ("accuracy", "macro_accuracy", "top5", "macro_f1", "ece")
-ERRORS = ("ece",)
-"""Metrics of which less is better."""
+from promptkit.errors import DataError
+from promptkit.metrics import Metric, accuracy
 
 AVERAGE = "average"
 """In the place of a data set: over all of them, but for the one that a transfer was trained on."""
@@ -42,7 +39,7 @@ class Summary:
     """The results of one protocol in one metric."""
 
     title: str
-    metric: str
+    metric: Metric
     results: Mapping[str, Sequence[Result]]
     """By learner, as tables name it: with the shots, the backbone or the template, where there are several."""
     titles: Mapping[tuple[str, str, str], str]
@@ -61,7 +58,7 @@ class Summary:
         means = {learner: round(found.mean, 2) for learner, found in self.statistics[row].items()}
         if len(means) < 2:
             return set()
-        best = min(means.values()) if self.metric in ERRORS else max(means.values())
+        best = max(means.values()) if self.metric.higher_is_better else min(means.values())
         return {learner for learner, mean in means.items() if mean == best}
 
     def over_domains(self, dataset: str, figure: str) -> Series:
@@ -76,7 +73,7 @@ class Summary:
             row = Row(dataset, domain, figure)
             self.series[row] = series
             self.statistics[row] = {learner: statistic(list(seeds.values())) for learner, seeds in series.items()}
-        if {"base", "new"} <= figures.keys() and domain != WORST and self.metric not in ERRORS:
+        if {"base", "new"} <= figures.keys() and domain != WORST and self.metric.higher_is_better:
             base, new = (self.statistics[Row(dataset, domain, figure)] for figure in ("base", "new"))
             of_means = {
                 learner: Statistic(
@@ -92,33 +89,39 @@ class Summary:
             self._put(dataset, domain, {OF_SEEDS: of_seeds})
 
 
-def summaries(results: Sequence[Result], metric: str = "accuracy") -> list[Summary]:
-    """One for each protocol, and where it transfers for each data set that was trained on. Raises UnknownNameError."""
+def summaries(results: Sequence[Result], metric: Metric = accuracy) -> list[Summary]:
+    """One for each protocol, and where it transfers for each data set that was trained on.
+
+    Raises DataError when no result has the metric.
+    """
+    if not any(metric.name in result.scores.figures for result in results):
+        raise DataError(
+            f"no result has the metric {metric.name!r}", "it is computed when learners are tested, by a bench"
+        )
     apart: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         apart[result.protocol, result.source].append(result)
     return [summarize(own, metric) for _, own in sorted(apart.items())]
 
 
-def summarize(results: Sequence[Result], metric: str = "accuracy") -> Summary:
-    """Of one protocol, one source and at least one result. Raises UnknownNameError for a metric that there is none of.
+def summarize(results: Sequence[Result], metric: Metric = accuracy) -> Summary:
+    """Of one protocol, one source and at least one result; one that lacks the metric leaves a blank.
 
     Where results are missing, a mean over domains or data sets is over the seeds that have all of them.
     """
-    if metric not in METRICS:
-        raise UnknownNameError("metric", metric, METRICS)
     by_learner, common = _by_learner(results)
     titles = _titles(results)
     source = results[0].source
-    described = [*common, *([f"trained on {source}"] if source else []), metric]
+    described = [*common, *([f"trained on {source}"] if source else []), metric.name]
     summary = Summary(", ".join([results[0].protocol, *described]), metric, by_learner, titles)
     measured: dict[str, dict[str, dict[str, dict[str, dict[int, float]]]]] = {}
     for learner, own in by_learner.items():
         for result in sorted(own, key=_order):
             domains = measured.setdefault(titles[result.data], {})
             figures = domains.setdefault(result.domain, {})
-            series = figures.setdefault(metric if result.classes == "all" else result.classes, {})
-            series.setdefault(learner, {})[result.seed] = 100 * float(getattr(result.scores, metric))
+            series = figures.setdefault(metric.name if result.classes == "all" else result.classes, {})
+            if metric.name in result.scores.figures:
+                series.setdefault(learner, {})[result.seed] = 100 * result.scores[metric.name]
 
     sources = {titles[result.data] for result in results if result.dataset == source}
     order = {titles[result.data]: _order(result) for result in results}
@@ -130,7 +133,7 @@ def summarize(results: Sequence[Result], metric: str = "accuracy") -> Summary:
         whole = _combined(list(domains.values()), statistics.fmean)
         if len(domains) > 1:
             summary._put(dataset, MEAN, whole)
-            summary._put(dataset, WORST, _combined(list(domains.values()), max if metric in ERRORS else min))
+            summary._put(dataset, WORST, _combined(list(domains.values()), min if metric.higher_is_better else max))
         if dataset not in sources:
             over_domains[dataset] = whole
     summary.whole = list(over_domains)

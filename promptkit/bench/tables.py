@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from promptkit.bench.published import published_figure
 from promptkit.bench.statistics import Statistic, statistic
-from promptkit.bench.summary import ERRORS, Row, Summary
+from promptkit.bench.summary import Row, Summary
 from promptkit.errors import DataError, UnknownNameError
 
 
@@ -106,7 +106,7 @@ def _comparison(summary: Summary, first: str, second: str) -> Table:
         ]
         if pairs:
             differences = [one - other for one, other in pairs]
-            better = [-x if summary.metric in ERRORS else x for x in (round(x, 9) for x in differences)]
+            better = [x if summary.metric.higher_is_better else -x for x in (round(x, 9) for x in differences)]
             counts = sum(x > 0 for x in better), sum(x == 0 for x in better), sum(x < 0 for x in better)
             rows.append((figure, *_texts(statistic(differences), "+"), *map(str, counts), str(len(pairs))))
     columns = ("figure", "mean", "sd", "95 % from", "to", "wins", "ties", "losses", "pairs")

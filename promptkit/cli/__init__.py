@@ -49,7 +49,7 @@ def _add(name: str, command: Callable[..., None], **words: Any) -> None:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt as error:
-            if interrupts.pressed():
+            if not _explained(error):
                 raise
             raise RuntimeError("KeyboardInterrupt") from error
 
@@ -99,15 +99,7 @@ def main() -> None:
 
 def _answer(error: BaseException, errors: Console, debug: bool) -> int:
     """Say what went wrong in one message; returns the exit status."""
-    known: BaseException | None = error
-    if not isinstance(error, PromptkitError):
-        if "promptkit.registry" not in sys.modules:  # no plugin is loaded that could be at fault
-            known = None
-        else:
-            from promptkit.faults import explained
-            from promptkit.registry import installed
-
-            known = explained(error, installed())
+    known = _explained(error)
     if known is None and isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if known is None and isinstance(error, KeyboardInterrupt):
@@ -116,7 +108,7 @@ def _answer(error: BaseException, errors: Console, debug: bool) -> int:
     _let_the_first_speak(errors)
     if debug:
         errors.print_exception()
-    if isinstance(known, PromptkitError):
+    if known:
         errors.print(f"[red bold]error:[/] {markup.escape(visible(known.message, lines=True))}")
         if known.hint:
             errors.print(f"[bold]hint:[/]  {markup.escape(visible(known.hint, lines=True))}")
@@ -124,6 +116,18 @@ def _answer(error: BaseException, errors: Console, debug: bool) -> int:
     errors.print(f"[red bold]error:[/] unexpected {type(error).__name__}: {escape(str(error))}")
     errors.print("[bold]hint:[/]  --debug shows where; please report it")
     return 1
+
+
+def _explained(error: BaseException) -> PromptkitError | None:
+    """See `promptkit.faults.explained`."""
+    if isinstance(error, PromptkitError):
+        return error
+    if "promptkit.registry" not in sys.modules:  # no plugin is loaded that could be at fault
+        return None
+    from promptkit.faults import explained
+    from promptkit.registry import installed
+
+    return explained(error, installed())
 
 
 def _let_the_first_speak(errors: Console) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from promptkit import interrupts
 from promptkit.cli import options
 from promptkit.errors import ConfigError
 from promptkit.settings import split_names
@@ -92,6 +91,7 @@ def bench(
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
     from promptkit.cli.table import print_tables
+    from promptkit.faults import explained
     from promptkit.registry import installed
 
     check_protocol(protocol)
@@ -121,8 +121,8 @@ def bench(
         return
     try:
         outcome = runner.run(_reporter(terminal, runner))
-    except KeyboardInterrupt:
-        if not interrupts.pressed():
+    except KeyboardInterrupt as error:
+        if explained(error, registry):
             raise
         terminal.print(f"stopped; what is finished is in {out}, and the same command goes on", soft_wrap=True)
         raise typer.Exit(130) from None

@@ -36,7 +36,8 @@ def evaluate(
     from promptkit.registry import installed
     from promptkit.training.run import warn_unreadable
 
-    warn_broken(installed())
+    registry = installed()
+    warn_broken(registry)
     settings = parsed(EvalSettings, {key.removeprefix("eval."): given[key] for key in given if key.startswith("eval.")})
     opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")})
     with progress() as bar:
@@ -45,7 +46,8 @@ def evaluate(
             opened.learners,
             opened.dataset,
             settings,
-            cache=cache,
+            cache,
+            registry.metrics,
             on_batch=lambda images: bar.advance(task, images),
         )
     warn_unreadable(found.unreadable)
@@ -71,13 +73,13 @@ def _table(found: "Evaluation") -> "Table":
     domains = list(by_run[0])
     for domain in domains:
         cells = [
-            f"{100 * x:.1f}" for scores in by_run for x in (scores[domain].accuracy, scores[domain].macro_accuracy)
+            f"{100 * scores[domain][figure]:.1f}" for scores in by_run for figure in ("accuracy", "macro_accuracy")
         ]
         table.add_row(domain, *cells, str(by_run[0][domain].n), end_section=domain == domains[-1])
     if len(domains) > 1:
         for label, combine in (("mean", lambda values: sum(values) / len(values)), ("worst", min)):
             cells = [
-                f"{100 * combine([getattr(scores[domain], figure) for domain in domains]):.1f}"
+                f"{100 * combine([scores[domain][figure] for domain in domains]):.1f}"
                 for scores in by_run
                 for figure in ("accuracy", "macro_accuracy")
             ]
@@ -88,15 +90,19 @@ def _table(found: "Evaluation") -> "Table":
 def _write_json(path: Path, found: "Evaluation", classnames: tuple[str, ...]) -> None:
     """Every figure of every domain; `per_class` in the order of `classes`."""
     import json
-    from dataclasses import asdict
 
     from promptkit.files import writing
 
-    figures = {run: {domain: asdict(score) for domain, score in scores.items()} for run, scores in found.scores.items()}
-    worst = {run: min(scores.items(), key=lambda item: item[1].accuracy) for run, scores in found.scores.items()}
+    figures = {
+        run: {domain: {**score.figures, "per_class": score.per_class, "n": score.n} for domain, score in scores.items()}
+        for run, scores in found.scores.items()
+    }
+    worst = {run: min(scores.items(), key=lambda item: item[1]["accuracy"]) for run, scores in found.scores.items()}
     content = {
         "runs": figures,
-        "worst_domain": {run: {"domain": domain, "accuracy": score.accuracy} for run, (domain, score) in worst.items()},
+        "worst_domain": {
+            run: {"domain": domain, "accuracy": score["accuracy"]} for run, (domain, score) in worst.items()
+        },
         "classes": classnames,
         "unreadable": [str(image.path) for image in found.unreadable],
     }

@@ -21,7 +21,9 @@ def table(
     protocol: Annotated[
         str | None, typer.Option(help="Its results alone; those of all by default.", show_default=False)
     ] = None,
-    metric: Annotated[str, typer.Option(help="accuracy, macro_accuracy, top5, macro_f1 or ece.")] = "accuracy",
+    metric: Annotated[
+        str, typer.Option(help="accuracy, macro_accuracy, top5, ...: see promptkit list metric.")
+    ] = "accuracy",
     compare: Annotated[
         str | None,
         typer.Option(help="Two learners, such as gopro,coop: their differences, paired by data set and seed."),
@@ -53,13 +55,14 @@ def print_tables(
     from promptkit.bench.tables import all_statistics, comparisons, side_by_side
     from promptkit.cli.console import console
     from promptkit.errors import ConfigError, UnknownNameError
+    from promptkit.registry import installed
 
     if format_ not in ("rich", *FORMATS):
         raise UnknownNameError("format", format_, ("rich", *FORMATS))
     pair = split_names(compare or "")
     if compare is not None and len(pair) != 2:
         raise ConfigError(f"--compare {compare}: two learners are expected", "such as: --compare gopro,coop")
-    found = summaries(results, metric)
+    found = summaries(results, installed().get("metric", metric))
     compared = comparisons(found, *pair) if pair else []
     if format_ == "csv":
         tables = compared or [all_statistics(summary) for summary in found]

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from promptkit import interrupts
 from promptkit.cli import options
 from promptkit.errors import ConfigError
 
@@ -48,6 +47,7 @@ def train(
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import read_run_file, resolve
+    from promptkit.faults import explained
     from promptkit.registry import installed
     from promptkit.training.checkpoint import SETTINGS
     from promptkit.training.run import Run
@@ -77,8 +77,8 @@ def train(
     )
     try:
         run.train(terminal, profile)
-    except KeyboardInterrupt:
-        if not interrupts.pressed():
+    except KeyboardInterrupt as error:
+        if explained(error, registry):
             raise
         kept = f"{out} holds epoch {run.saved_epoch}" if run.saved_epoch else "nothing was saved yet"
         terminal.print(f"stopped; {kept}", soft_wrap=True)

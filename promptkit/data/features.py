@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptkit.backbones.base import FeatureSpec
 from promptkit.data.cachefolder import feature_folder
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item
 from promptkit.data.loading import EpochSampler, Loaded, share
 from promptkit.data.shards import format_bytes
-from promptkit.data.sources import FeatureSpec, Source
+from promptkit.data.sources import Source, parts_of, split_parts
 from promptkit.data.store import FeatureStore, Rows, open_store
 from promptkit.errors import DataError, OutputError
-from promptkit.tensors import Batch, ImageFeatures
+from promptkit.tensors import Batch, ImageFeatures, NoPixels
 
 log = logging.getLogger("promptkit")
 
@@ -62,7 +63,7 @@ def cached_features(
     opened: dict[str, FeatureStore] = {}
     needed: list[Stores] = []
     for spec in specs:
-        keys = {(part, k): source.key(spec, part, k) for part in spec.parts for k in range(source.versions)}
+        keys = {(part, k): source.key(spec, part, k) for part in parts_of(spec) for k in range(source.versions)}
         needed.append({place: opened.setdefault(key.digest, open_store(key)) for place, key in keys.items()})
     missing = {digest: store.missing(images) for digest, store in opened.items()}
     wanted: dict[int, list[int]] = {}
@@ -93,7 +94,7 @@ def cached_features(
     readable = torch.tensor([image not in reasons for image in images])
     return [
         CachedFeatures(
-            [{part: stores[part, k].located(images) for part in spec.parts} for k in range(source.versions)],
+            [{part: stores[part, k].located(images) for part in parts_of(spec)} for k in range(source.versions)],
             source.views,
             readable,
             tuple(unreadable),
@@ -117,7 +118,7 @@ def _fill(
         rows: dict[str, tuple[FeatureStore, np.ndarray]] = {}
         digests = [images[i] for i in batch]
         for spec, stores in specs:
-            of_version = {part: stores[part, version] for part in spec.parts}
+            of_version = {part: stores[part, version] for part in parts_of(spec)}
             wanting = {part: store for part, store in of_version.items() if not store.has_all(digests)}
             if all(store.key.digest in rows for store in wanting.values()):
                 continue
@@ -125,7 +126,7 @@ def _fill(
                 rows |= {store.key.digest: (store, np.empty((0, 0), np.float32)) for store in wanting.values()}
                 continue
             pixels = torch.cat([loaded.batch.views[name] for name in source.views])
-            seen = spec.split(spec.encode(pixels))
+            seen = split_parts(spec, spec.encode(pixels))
             for part, store in wanting.items():
                 array = seen[part].float().cpu().numpy()
                 array = array.reshape(len(source.views), len(kept), *array.shape[1:]).swapaxes(0, 1)
@@ -186,5 +187,5 @@ class CachedBatches:
             batch = None
             if len(kept):
                 features = self.cached.features(kept, (self.epochs.epoch - 1) % self.cached.versions)
-                batch = Batch({}, self.label[kept], features)
+                batch = Batch(NoPixels(), self.label[kept], features)
             yield Loaded(batch, kept, gone)

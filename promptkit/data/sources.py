@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptkit.backbones.base import Backbone, ImageSpec, Intermediates
+from promptkit.backbones.base import FeatureSpec, ImageSpec
 from promptkit.components import Views
 from promptkit.data.layouts import Item
 from promptkit.data.loading import Loaded, Loader, eval_loader, train_loader
 from promptkit.data.store import FeatureKey, image_digest
 from promptkit.errors import OutputError
-from promptkit.learner import Learner
 from promptkit.settings import LoaderSettings
 from promptkit.tensors import ImageFeatures
 
@@ -33,61 +32,35 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class FeatureSpec:
-    """What a learner reads of the image tower, when that does not depend on the learner itself."""
+def is_cacheable(spec: FeatureSpec) -> bool:
+    """Can its features be told from others'? Not where intermediates are reduced by code without a name."""
+    return spec.intermediates is None or _code(spec.intermediates.reduce) is not None
 
-    backbone: Backbone
-    intermediates: Intermediates | None
-    patches: bool
 
-    @staticmethod
-    def of(learner: Learner) -> "FeatureSpec | None":
-        """None for vision prompts, for a learner that encodes images in its own way, and for intermediates without a name."""
-        own = type(learner).encode_image is not Learner.encode_image or type(learner).forward is not Learner.forward
-        intermediates = learner.prompts.intermediates()
-        if own or learner.prompts.vision() is not None or (intermediates and _code(intermediates.reduce) is None):
-            return None
-        return FeatureSpec(learner.scene.backbone, intermediates, learner.needs_patches)
+def parts_of(spec: FeatureSpec) -> dict[str, Any]:
+    """What is kept apart, so that learners share what they have in common: "pooled", and where read the others.
 
-    @property
-    def demand(self) -> int:
-        """What serves all is among those that ask for most."""
-        return (self.intermediates is not None) + self.patches
+    Each with what it depends on beside weights and arithmetic.
+    """
+    parts: dict[str, Any] = {"pooled": None}
+    if spec.patches:
+        parts["patches"] = None
+    if spec.intermediates is not None:
+        blocks = spec.intermediates.blocks and list(spec.intermediates.blocks)
+        parts["intermediates"] = [_code(spec.intermediates.reduce), blocks]
+    return parts
 
-    def serves(self, other: "FeatureSpec") -> bool:
-        """Does this hold all that `other` asks for?"""
-        same = self.backbone is other.backbone and other.intermediates in (None, self.intermediates)
-        return same and self.patches >= other.patches
 
-    def encode(self, pixels: Tensor) -> ImageFeatures:
-        device = self.backbone.device
-        return self.backbone.encode_image(pixels.to(device, non_blocking=True), None, self.intermediates, self.patches)
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What is kept apart, so that learners share what they have in common: "pooled", and where read the others.
-
-        Each with what it depends on beside weights and arithmetic.
-        """
-        parts: dict[str, Any] = {"pooled": None}
-        if self.patches:
-            parts["patches"] = None
-        if self.intermediates is not None:
-            blocks = self.intermediates.blocks and list(self.intermediates.blocks)
-            parts["intermediates"] = [_code(self.intermediates.reduce), blocks]
-        return parts
-
-    def split(self, features: ImageFeatures) -> dict[str, Tensor]:
-        """The parts, (n, ...). Raises OutputError for intermediates whose shapes differ from block to block."""
-        parts = {"pooled": features.pooled}
-        if features.patches is not None:
-            parts["patches"] = features.patches
-        if self.intermediates is not None:
-            if len({tensor.shape for tensor in features.intermediates}) > 1:
-                raise OutputError("intermediates whose shapes differ from block to block can't be kept")
-            parts["intermediates"] = torch.stack(list(features.intermediates), 1)
-        return parts
+def split_parts(spec: FeatureSpec, features: ImageFeatures) -> dict[str, Tensor]:
+    """The parts, (n, ...). Raises OutputError for intermediates whose shapes differ from block to block."""
+    parts = {"pooled": features.pooled}
+    if features.patches is not None:
+        parts["patches"] = features.patches
+    if spec.intermediates is not None:
+        if len({tensor.shape for tensor in features.intermediates}) > 1:
+            raise OutputError("intermediates whose shapes differ from block to block can't be kept")
+        parts["intermediates"] = torch.stack(list(features.intermediates), 1)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -145,7 +118,7 @@ class Source:
             "format": FORMAT,
             "weights": spec.backbone.fingerprint,
             "arithmetic": [str(spec.backbone.image_dtype), spec.backbone.device.type],
-            "part": [part, spec.parts[part]],
+            "part": [part, parts_of(spec)[part]],
             "made": self.made,
             "views": self.views,
             "version": version,

@@ -74,7 +74,7 @@ class Comparison:
     def figures(self) -> Figures:
         """Raises DataError when there are no results."""
         found = {
-            (result.learner, result.classes, result.domain, result.seed): 100 * result.scores.accuracy
+            (result.learner, result.classes, result.domain, result.seed): 100 * result.scores["accuracy"]
             for result in read_results([self.runs])
         }
         accuracy = {

@@ -1,33 +1,37 @@
-"""Evaluate several learners on the same pictures: each picture is read once and each image tower runs once."""
+"""Evaluate several learners on the same images: each image is read once and each image tower runs once."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from promptkit import distributed
+from promptkit.backbones.base import FeatureSpec
 from promptkit.data.features import cached_features
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset, Item
 from promptkit.data.loading import worker_death_explained
-from promptkit.data.sources import FeatureSpec, Source
+from promptkit.data.sources import Source, is_cacheable
 from promptkit.errors import DataError, OutputError
-from promptkit.evaluation.metrics import Scores, predictions, scores
 from promptkit.learner import Learner
+from promptkit.metrics import STANDARD, Metric, Predictions, Scores
 from promptkit.settings import LoaderSettings
+from promptkit.tensors import Batch, NoPixels
 
 log = logging.getLogger("promptkit")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by learner and domain ("all" where the data has no domains), and the pictures that could not be read."""
+    """What learners answered, by learner and domain ("all" where the data has none), and what could not be read."""
 
     scores: Mapping[str, Mapping[str, Scores]]
+    predictions: Mapping[str, Mapping[str, Predictions]]
+    """`index` counts the images of the domain, in the order of the data set."""
     unreadable: Sequence[Unreadable]
 
 
@@ -36,104 +40,113 @@ def evaluate(
     dataset: Dataset,
     loading: LoaderSettings = LoaderSettings(),
     cache: bool = True,
+    metrics: Mapping[str, Metric] = STANDARD,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Classify every picture of the data set with every learner, in the classes that the learners are set to.
+    """Classify every image of the data set with `Learner.predict` of every learner, in the classes they are set to.
 
-    With `cache`, what the image towers see is kept in feature caches, one for each domain, and read from there the next
-    time; a learner with vision prompts always needs the pictures. All learners need the same image spec. `on_batch`
-    hears how many pictures were done. Raises DataError when no picture of a domain is readable, or with `strict` at the
-    first that is not; WorkerError when a data worker dies.
+    Args:
+        learners: By name; all of the same image spec.
+        dataset: Whose labels are those of the learners' classes.
+        loading: How images are read.
+        cache: Keep what the image towers see for the next time; a learner that needs pixels always reads the images.
+        metrics: What to compute of the answers.
+        on_batch: Called with the number of images that were done.
+
+    Raises:
+        DataError: When no image of a domain is readable, or with `loading.strict` at the first that is not.
+        WorkerError: When a data worker dies.
     """
     image = next(iter(learners.values())).scene.backbone.image
     items: dict[str, list[Item]] = {domain: [] for domain in dataset.domains or ("all",)}
     for item in dataset.items:
         items[item.domain or "all"].append(item)
-    figures: dict[str, dict[str, Scores]] = {name: {} for name in learners}
+    answers: dict[str, dict[str, Predictions]] = {name: {} for name in learners}
     unreadable: dict[Path, Unreadable] = {}
-    empty = []
     rank, n = distributed.rank(), distributed.processes()
     for domain, images in items.items():
         source = Source.evaluation(images[rank::n], dataset.root, image, loading)
         with worker_death_explained():
             own, left_out = _predict_all(list(learners.values()), source, loading.batch_size, cache, on_batch)
         unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
-        # Every process saw every n-th picture, once, and now all know what the others saw.
-        predicted_rows = torch.empty(len(learners), len(images), 3, dtype=torch.float64)
-        for first, part in enumerate(distributed.gather_objects([own])):
-            predicted_rows[:, first::n] = part
-        seen = ~predicted_rows[0, :, 0].isnan()
-        if not seen.any():
-            empty.append(domain)
-            continue
-        label = torch.tensor([item.label for item in images])[seen]
-        for (name, learner), prediction in zip(learners.items(), predicted_rows[:, seen], strict=True):
-            figures[name][domain] = scores(prediction, label, len(learner.classnames))
-    if empty:
+        # Every process saw every n-th image, once, and now all know what the others saw.
+        for first, parts in enumerate(distributed.gather_objects([own])):
+            for name, part in zip(learners, parts, strict=True):
+                mine = [replace(one, index=first + n * one.index) for one in part]
+                if found := [*([answers[name][domain]] if domain in answers[name] else []), *mine]:
+                    answers[name][domain] = Predictions.together(found)
+    if empty := [domain for domain in items if any(domain not in found for found in answers.values())]:
         raise DataError(
             f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split"
         )
-    return Evaluation(figures, list(unreadable.values()))
+    scores = {
+        name: {
+            domain: Scores.of(predictions, len(learners[name].classnames), metrics)
+            for domain, predictions in found.items()
+        }
+        for name, found in answers.items()
+    }
+    return Evaluation(scores, answers, list(unreadable.values()))
 
 
 def _predict_all(
     learners: Sequence[Learner], source: Source, batch_size: int, cache: bool, on_batch: Callable[[int], None]
-) -> tuple[Float64[Tensor, "learners n 3"], Sequence[Unreadable]]:
-    """The predictions of each learner, NaN for pictures that were not readable, and which those are."""
-    predicted_rows = torch.full((len(learners), len(source.items), 3), torch.nan, dtype=torch.float64)
+) -> tuple[list[list[Predictions]], Sequence[Unreadable]]:
+    """The predictions of each learner, batch by batch, and the images that were not readable."""
+    answers: list[list[Predictions]] = [[] for _ in learners]
     if not source.items:
-        return predicted_rows, []
+        return answers, []
     label = torch.tensor([item.label for item in source.items])
-    from_cache = _group(learners) if cache else []
+    cached = [(spec, rows) for spec, rows in _by_spec(learners) if spec and is_cacheable(spec)] if cache else []
     unreadable: Sequence[Unreadable] = []
     try:
-        opened = cached_features(source, [spec for spec, _ in from_cache], on_batch)
+        opened = cached_features(source, [spec for spec, _ in cached], on_batch)
     except OutputError as error:
         log.warning("%s; evaluated without keeping features", error.message)
-        from_cache, opened = [], []
-    for cached, (_, rows) in zip(opened, from_cache, strict=True):
-        unreadable = cached.unreadable
-        readable = cached.readable.nonzero()[:, 0]
+        cached, opened = [], []
+    for features, (spec, rows) in zip(opened, cached, strict=True):
+        unreadable = features.unreadable
+        readable = features.readable.nonzero()[:, 0]
         for index in torch.split(readable, batch_size) if len(readable) else ():
-            device = learners[rows[0]].scene.backbone.device
-            features = cached.features(index).to(device)
+            batch = Batch(NoPixels(), label[index], features.features(index)).to(spec.backbone.device)
             for row in rows:
-                predicted_rows[row, index] = predictions(learners[row].predict_features(features), label[index])
-    others = [row for row in range(len(learners)) if not any(row in rows for _, rows in from_cache)]
+                answers[row].append(Predictions.of(learners[row].predict(batch), label[index], index))
+    others = [row for row in range(len(learners)) if not any(row in rows for _, rows in cached)]
     if others:
         unreadable = []
         for loaded in source.loader(source.items):
             unreadable = [*unreadable, *loaded.unreadable]
-            if not from_cache:
+            if not cached:
                 on_batch(len(loaded.index) + len(loaded.unreadable))
             if loaded.batch is not None:
-                logits = predict_together([learners[row] for row in others], loaded.batch.views["image"])
+                logits = predict_together([learners[row] for row in others], loaded.batch)
                 for row, scored in zip(others, logits, strict=True):
-                    predicted_rows[row, loaded.index] = predictions(scored, loaded.batch.label)
-    return predicted_rows, unreadable
+                    answers[row].append(Predictions.of(scored, loaded.batch.label, loaded.index))
+    return answers, unreadable
 
 
-def _group(learners: Sequence[Learner]) -> list[tuple[FeatureSpec, list[int]]]:
-    """The learners whose image features are not their own, by what has to be in those; few passes serve many."""
-    groups: list[tuple[FeatureSpec, list[int]]] = []
-    found = {row: spec for row, learner in enumerate(learners) if (spec := FeatureSpec.of(learner))}
-    for row, wanted in sorted(found.items(), key=lambda item: item[1].demand, reverse=True):
-        serving = next((rows for kept, rows in groups if kept.serves(wanted)), None)
+def _by_spec(learners: Sequence[Learner]) -> list[tuple[FeatureSpec | None, list[int]]]:
+    """The learners by what has to be computed for them: few passes of the tower serve many; None is pixels."""
+    groups: list[tuple[FeatureSpec | None, list[int]]] = []
+    specs = {row: learner.required_features() for row, learner in enumerate(learners)}
+    pixels = [row for row, spec in specs.items() if spec is None]
+    wanted = {row: spec for row, spec in specs.items() if spec is not None}
+    for row, spec in sorted(wanted.items(), key=lambda item: item[1].demand, reverse=True):
+        serving = next((rows for kept, rows in groups if kept and kept.serves(spec)), None)
         if serving is None:
-            groups.append((wanted, [row]))
+            groups.append((spec, [row]))
         else:
             serving.append(row)
-    return groups
+    return [*groups, *([(None, pixels)] if pixels else [])]
 
 
 @torch.no_grad()
-def predict_together(learners: Sequence[Learner], pixels: Float[Tensor, "B 3 H Wd"]) -> list[Float[Tensor, "B C"]]:
-    """`Learner.predict` of each; an image pass of the frozen tower serves every learner that needs no more than it saw."""
+def predict_together(learners: Sequence[Learner], batch: Batch) -> list[Float[Tensor, "B C"]]:
+    """`Learner.predict` of each; a pass of the frozen tower serves every learner that needs no more than it saw."""
     logits: dict[int, Tensor] = {}
-    for spec, rows in _group(learners):
-        features = spec.encode(pixels)
-        logits |= {row: learners[row].predict_features(features) for row in rows}
-    for row, learner in enumerate(learners):
-        if row not in logits:
-            logits[row] = learner.predict(pixels.to(learner.scene.backbone.device, non_blocking=True))
+    for spec, rows in _by_spec(learners):
+        seen = batch.to(learners[rows[0]].scene.backbone.device)
+        if spec:
+            seen = replace(seen, features=spec.encode(seen.views["image"]))
+        logits |= {row: learners[row].predict(seen) for row in rows}
     return [logits[row] for row in range(len(learners))]

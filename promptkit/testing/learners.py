@@ -9,8 +9,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from promptkit.backbones.tiny import tiny_backbone
+from promptkit.components import ContextPrompts
 from promptkit.learner import Learner
-from promptkit.tensors import ImageFeatures, TextPrompts
+from promptkit.tensors import Batch, ImageFeatures, TextPrompts
 from promptkit.testing.specimen import CLASSES, OTHER_CLASSES, Defect, Specimen, close, stir
 
 
@@ -26,11 +27,8 @@ def check_shapes(specimen: Specimen) -> None:
     features = ImageFeatures(*_fields(learner.encode_image(pixels)))
     tokens = learner.prompts.class_tokens(CLASSES)
     places = tokens.context_positions.shape[1]
-    try:
+    if isinstance(learner.prompts, ContextPrompts):
         prompts = learner.prompts.text(features)
-    except NotImplementedError:
-        prompts = None
-    if prompts is not None:
         if not isinstance(prompts, TextPrompts):
             raise Defect(f"prompts.text() returns {type(prompts).__name__}: return a TextPrompts")
         sizes: dict[str, Any] = {"B": (1, n), "C": (1, classes), "K": None, "M": places, "W": backbone.text_width}
@@ -135,7 +133,7 @@ def check_backbone_untouched(specimen: Specimen) -> None:
         if id(parameter) in shared:
             raise Defect(f"{name} is the backbone's: reach the backbone through self.scene, and register no part of it")
     learner = specimen.trained(backbone=backbone)
-    learner.predict(pixels)
+    learner.predict(Batch.of(pixels))
     changed = [name for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[name])]
     if changed:
         raise Defect(f"training changed the backbone's {changed[0]}: it is frozen, so learn tensors of your own")
@@ -156,8 +154,8 @@ def check_backbone_untouched(specimen: Specimen) -> None:
 def check_batch(specimen: Specimen) -> None:
     """A picture's prediction is the same alone and among others."""
     learner, pixels = specimen.trained(), specimen.batch.views["image"]
-    together = learner.predict(pixels)
-    alone = torch.cat([learner.predict(pixels[i : i + 1]) for i in range(len(pixels))])
+    together = learner.predict(Batch.of(pixels))
+    alone = torch.cat([learner.predict(Batch.of(pixels[i : i + 1])) for i in range(len(pixels))])
     if not close(alone, together):
         raise Defect(
             "a prediction depends on the rest of the batch: in evaluation compute each row from its own picture alone"
@@ -176,7 +174,7 @@ def check_saving(specimen: Specimen) -> None:
     if misfits:
         raise Defect(f"{misfits[0]} changes its name or shape in training: make every parameter and buffer in __init__")
     fresh.load_state_dict(state)
-    if not close(fresh.eval().predict(pixels), learner.predict(pixels)):
+    if not close(fresh.eval().predict(Batch.of(pixels)), learner.predict(Batch.of(pixels))):
         raise Defect(
             "predictions differ after saving and loading: keep all that is learned or drawn in parameters or buffers"
         )
@@ -185,20 +183,20 @@ def check_saving(specimen: Specimen) -> None:
 def check_classes(specimen: Specimen) -> None:
     """Other class names can be asked about, in any order; class-specific contexts are asked about some of their own."""
     learner, pixels = specimen.trained(), specimen.batch.views["image"]
-    before = learner.predict(pixels)
+    before = learner.predict(Batch.of(pixels))
     if learner.prompts.class_specific:
         asked = (CLASSES[2], CLASSES[0])
         learner.set_classes(asked)
-        if not close(learner.predict(pixels), before[:, [2, 0]]):
+        if not close(learner.predict(Batch.of(pixels)), before[:, [2, 0]]):
             raise Defect(
                 "asked about some of its classes, the logits are not theirs: keep classes in the order of training"
             )
     else:
         try:
             learner.set_classes(OTHER_CLASSES)
-            logits = learner.predict(pixels)
+            logits = learner.predict(Batch.of(pixels))
             learner.set_classes(OTHER_CLASSES[::-1])
-            flipped = learner.predict(pixels)
+            flipped = learner.predict(Batch.of(pixels))
         except Exception as error:
             raise Defect(
                 f"asked about new class names it fails ({type(error).__name__}: {_line(error)}): make texts for the classes "
@@ -212,7 +210,7 @@ def check_classes(specimen: Specimen) -> None:
         if not close(flipped, logits.flip(1)):
             raise Defect("the logits of a class depend on its place among the classes: treat every class alike")
     learner.set_classes(CLASSES)
-    if not close(learner.predict(pixels), before):
+    if not close(learner.predict(Batch.of(pixels)), before):
         raise Defect("asked about its classes again, the logits have changed: keep nothing of the classes asked before")
 
 
@@ -225,7 +223,7 @@ def check_seed(specimen: Specimen) -> None:
     for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
         if a.shape != b.shape or not torch.equal(a, b):
             raise Defect(f"{name} differs between two runs of the same seed: draw from torch's generator and no other")
-    if not torch.equal(first.predict(pixels), again.predict(pixels)):
+    if not torch.equal(first.predict(Batch.of(pixels)), again.predict(Batch.of(pixels))):
         raise Defect("predictions differ between two runs of the same seed: draw from torch's generator and no other")
 
 

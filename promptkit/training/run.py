@@ -20,7 +20,7 @@ from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, Loader, train_loader, worker_death_explained
 from promptkit.data.opening import open_dataset
-from promptkit.data.sources import FeatureSpec, Source
+from promptkit.data.sources import Source, is_cacheable
 from promptkit.data.splits import class_subset, few_shot, split, subset
 from promptkit.errors import ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
@@ -191,7 +191,7 @@ class Run:
     def _cached(self, console: Console) -> CachedBatches:
         """Raises ConfigError for a learner, or views, whose features can't be kept."""
         train = self.config.train
-        spec = FeatureSpec.of(self.learner)
+        spec = self.learner.required_features()
         source = Source.training(
             self.items,
             self.dataset.root,
@@ -200,7 +200,7 @@ class Run:
             train.seed,
             replace(self.config.loading, batch_size=LoaderSettings.batch_size),
         )
-        if spec is None or source is None:
+        if spec is None or not is_cacheable(spec) or source is None:
             raise ConfigError(
                 "what the image tower sees for this learner can't be kept: it depends on what is learned, or on code "
                 "that is in no file",
@@ -230,7 +230,7 @@ class Run:
             return None
         self._report(found.unreadable)
         scores = found.scores[""].values()
-        return sum(score.accuracy * score.n for score in scores) / sum(score.n for score in scores)
+        return sum(score["accuracy"] * score.n for score in scores) / sum(score.n for score in scores)
 
     def _log(self, result: EpochResult, val_accuracy: float | None) -> dict[str, float]:
         figures = dict(result.terms)

@@ -127,7 +127,7 @@ class Trainer:
                 if loaded.batch is None:
                     continue
                 at.step += 1
-                batch = to_device(loaded.batch, self.device)
+                batch = loaded.batch.to(self.device)
                 terms = self._forward_backward(batch)
                 at.norms += self._update()
                 at.steps_in_epoch += 1
@@ -245,13 +245,7 @@ def start(learner: Learner, batches: Batches) -> None:
     device = learner.scene.backbone.device
     batches.set_epoch(0)
     learner.eval()
-    learner.start(to_device(loaded.batch, device) for loaded in batches if loaded.batch is not None)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    views = {name: pixels.to(device, non_blocking=True) for name, pixels in batch.views.items()}
-    features = batch.features and batch.features.to(device)
-    return Batch(views, batch.label.to(device, non_blocking=True), features)
+    learner.start(loaded.batch.to(device) for loaded in batches if loaded.batch is not None)
 
 
 def check_terms(terms: Mapping[str, Tensor], step: int, epoch: int) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from promptkit.bench.results import Result
-from promptkit.evaluation.metrics import Scores
+from promptkit.metrics import Scores
 
 MakeResult = Callable[..., Result]
 
@@ -15,7 +15,7 @@ def result() -> MakeResult:
 
     def make(accuracy: float, **others: Any) -> Result:
         metrics = dict.fromkeys(("macro_accuracy", "top5", "macro_f1"), accuracy) | {"ece": 1 - accuracy}
-        metrics |= {name: others.pop(name) for name in list(others) if name in metrics}
+        metrics |= {name: others.pop(name) for name in list(others) if name in metrics or name == "kappa"}
         about = {
             "protocol": "base-to-new",
             "learner": "coop",
@@ -33,7 +33,7 @@ def result() -> MakeResult:
             "version": "0.1.0",
             "run": "runs/one",
         }
-        scores = Scores(accuracy=accuracy, **metrics, per_class=(accuracy, None), n=50)
+        scores = Scores({"accuracy": accuracy, **metrics}, per_class=(accuracy, None), n=50)
         return Result(**{**about, **others}, scores=scores)
 
     return make

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from promptkit.bench.results import RESULTS, Result, from_line, read_results, to_line, write_results
+from promptkit.bench.summary import summaries
 from promptkit.errors import DataError, OutputError
+from promptkit.metrics import STANDARD
 
 MakeResult = Callable[..., Result]
 
@@ -25,12 +27,17 @@ def folder(path: Path) -> Path:
     return path
 
 
-def test_a_line_is_flat_and_holds_everything(result: MakeResult) -> None:
+def test_a_line_holds_everything(result: MakeResult) -> None:
     written = result(0.75, template="a {}\nb {}")
     line = to_line(written)
     assert line.count("\n") == 1
     content = json.loads(line)
-    assert (content["accuracy"], content["per_class"], content["n"], content["seed"]) == (0.75, [0.75, None], 50, 1)
+    assert (content["figures"]["accuracy"], content["per_class"], content["n"], content["seed"]) == (
+        0.75,
+        [0.75, None],
+        50,
+        1,
+    )
     assert "scores" not in content
     assert from_line(line) == written
 
@@ -38,7 +45,8 @@ def test_a_line_is_flat_and_holds_everything(result: MakeResult) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("accuracy", 1.5), ("accuracy", True), ("accuracy", None), ("seed", -1), ("seed", "1"), ("shots", 1.0),
+        ("figures", {"accuracy": 1.5}), ("figures", {"ece": True}), ("figures", {"x": None}), ("figures", 0.5),
+        ("seed", -1), ("seed", "1"), ("shots", 1.0),
         ("learner", 3), ("per_class", 0.5), ("per_class", ["x"]), ("n", None),
     ],
 )  # fmt: skip
@@ -48,12 +56,23 @@ def test_a_line_that_is_not_sound_says_where(name: str, value: object, result: M
         from_line(line)
 
 
+def test_a_metric_that_a_result_has_not_leaves_a_blank_and_one_that_nobody_knows_is_kept(result: MakeResult) -> None:
+    written = result(0.5, kappa=-3.5)
+    read = from_line(to_line(written))
+    assert read.scores["kappa"] == -3.5
+    old = replace(written, scores=replace(written.scores, figures={"accuracy": 0.4}), seed=2)
+    (summary,) = summaries([written, old], STANDARD["macro_f1"])
+    assert [statistic.n for found in summary.statistics.values() for statistic in found.values()] == [1]
+    with pytest.raises(DataError, match="no result has the metric 'macro_f1'"):
+        summaries([old], STANDARD["macro_f1"])
+
+
 def test_several_folders_are_merged_and_copies_count_once(result: MakeResult, tmp_path: Path) -> None:
     first, second = result(0.5), result(0.6, seed=2)
     write_results(folder(tmp_path / "one/run"), [first])
     write_results(folder(tmp_path / "two/run"), [second])
     write_results(folder(tmp_path / "two/copy"), [first])
-    assert set(read_results([tmp_path / "one", tmp_path / "two"])) == {first, second}
+    assert read_results([tmp_path / "one", tmp_path / "two"]) == [first, second]
 
 
 def test_results_that_contradict_each_other_name_both_files(result: MakeResult, tmp_path: Path) -> None:

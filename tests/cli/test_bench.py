@@ -162,7 +162,11 @@ def test_a_run_is_the_one_that_train_makes(bench: Command, promptkit: Command, t
     promptkit("eval", "alone", "--domains", "photo", "--split", "all", "--json", "figures.json")
     expected = json.loads((tmp_path / "figures.json").read_text())["runs"]["alone"]["photo"]
     (result,) = (result for result in read_results([tmp_path]) if result.domain == "photo")
-    assert (result.scores.accuracy, result.scores.ece, result.scores.n) == (expected["accuracy"], expected["ece"], 32)
+    assert (result.scores["accuracy"], result.scores["ece"], result.scores.n) == (
+        expected["accuracy"],
+        expected["ece"],
+        32,
+    )
 
 
 def test_a_domain_left_out_of_a_given_split_is_tested_on_its_part(bench: Command, tmp_path: Path) -> None:
@@ -440,7 +444,7 @@ def test_zero_shot_is_what_train_and_eval_find(bench: Command, promptkit: Comman
         promptkit("eval", name, *where, "--json", "figures.json")
         expected = json.loads((tmp_path / "figures.json").read_text())["runs"][name]["all"]
         (result,) = (result for result in read_results([tmp_path / "results"]) if result.dataset == name)
-        assert (result.scores.accuracy, result.scores.ece) == (expected["accuracy"], expected["ece"])
+        assert (result.scores["accuracy"], result.scores["ece"]) == (expected["accuracy"], expected["ece"])
 
 
 # promptkit table
@@ -449,7 +453,7 @@ def test_zero_shot_is_what_train_and_eval_find(bench: Command, promptkit: Comman
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Two learners, three seeds, base and new classes, written by hand."""
-    from promptkit.evaluation.metrics import Scores
+    from promptkit.metrics import Scores
 
     folder = tmp_path / "found"
     for learner, bonus in (("coop", 0.0), ("gopro", 0.02)):
@@ -461,7 +465,7 @@ def results(tmp_path: Path) -> Path:
             lines = []
             for classes, accuracy in (("base", 0.8 + seed / 100), ("new", 0.42)):
                 x = accuracy + bonus
-                scores = Scores(x, x - 0.1, 1.0, x - 0.2, 0.05, (x, x), 100)
+                scores = Scores({"accuracy": x, "macro_accuracy": x - 0.1, "top5": 1.0, "ece": 0.05}, (x, x), 100)
                 origin = {"seed": seed, "shots": 16, "version": "0.1.0", "run": str(run), "classes": classes}
                 lines.append(Result(**about, **rest, **origin, scores=scores))  # type: ignore[arg-type]
             write_results(run, lines)
@@ -535,3 +539,9 @@ def test_what_cannot_be_tabulated(words: tuple[str, ...], message: str, results:
     done = promptkit("table", results, *words)
     assert done.status == 2
     assert message in done.err
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest(results: Path, promptkit: Command) -> None:
+    done = promptkit("table", results, "--metric", "acuracy")
+    assert done.status == 2
+    assert "no metric named 'acuracy'; did you mean 'accuracy'?" in done.err

@@ -14,9 +14,8 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from promptkit import hookimpl
-from promptkit.backbones.base import Intermediates
+from promptkit.backbones.base import FeatureSpec, Intermediates
 from promptkit.components import ContextPrompts, PromptGenerator
-from promptkit.data.sources import FeatureSpec
 from promptkit.tensors import ImageFeatures
 from promptkit.testing import registered
 

@@ -19,7 +19,7 @@ MARGIN = 0.03
 
 def accuracy(results: list[Result], learner: str, classes: str, *domains: str) -> float:
     return mean(
-        result.scores.accuracy
+        result.scores["accuracy"]
         for result in results
         if (result.learner, result.classes) == (learner, classes) and result.domain in domains
     )

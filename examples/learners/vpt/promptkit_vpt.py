@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from promptkit import ConfigError, hookimpl
 from promptkit.components import PromptGenerator, Scene
 from promptkit.learner import Recipe, template_features
-from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
+from promptkit.tensors import ClassTokens, ImageFeatures
 
 
 class VPTPrompts(PromptGenerator):
@@ -41,9 +41,6 @@ class VPTPrompts(PromptGenerator):
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
         return self.scene.backbone.class_tokens(names, 0)
-
-    def text(self, features: ImageFeatures | None) -> TextPrompts:
-        raise NotImplementedError("the text is a template, encoded by encode")
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
         if self.known is None or self.known[0] != classes.names:

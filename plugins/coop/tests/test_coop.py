@@ -129,16 +129,16 @@ def test_only_what_is_learned_is_a_parameter():
 def test_any_class_can_be_asked_about(pixels: Tensor):
     for prompts in (CoOpPrompts, CoCoOpPrompts):
         learner = build(prompts).eval()
-        before = learner.predict(pixels)
+        before = learner.predict(Batch.of(pixels))
         learner.set_classes(["dog", *NAMES[::-1]])
-        torch.testing.assert_close(learner.predict(pixels)[:, 1:], before.flip(1))
+        torch.testing.assert_close(learner.predict(Batch.of(pixels))[:, 1:], before.flip(1))
 
 
 def test_class_specific_contexts_know_their_classes_alone(pixels: Tensor):
     learner = build(CoOpPrompts, class_specific=True).eval()
-    before = learner.predict(pixels)
+    before = learner.predict(Batch.of(pixels))
     learner.set_classes([NAMES[2], NAMES[0]])
-    torch.testing.assert_close(learner.predict(pixels), before[:, [2, 0]])
+    torch.testing.assert_close(learner.predict(Batch.of(pixels)), before[:, [2, 0]])
     with pytest.raises(ConfigError, match="dog"):
         learner.set_classes(["dog"])
 

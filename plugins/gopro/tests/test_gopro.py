@@ -204,18 +204,18 @@ def test_training_starts_at_a_photo_of_a():
     zeroshot = template_features(scene, NAMES, ["a photo of a {}."])
     expected = scene.backbone.logit_scale * scene.backbone.encode_image(pixels).pooled @ zeroshot.T
     small, torch_default = (build(init=init).eval() for init in ("small", "torch"))
-    apart = (small.predict(pixels) - expected).abs().max()
+    apart = (small.predict(Batch.of(pixels)) - expected).abs().max()
     assert apart < 0.1
-    assert (torch_default.predict(pixels) - expected).abs().max() > 5 * apart
+    assert (torch_default.predict(Batch.of(pixels)) - expected).abs().max() > 5 * apart
 
 
 def test_heads_are_the_views_own_and_evaluation_uses_the_images():
     learner = build().eval()
     seen = batch(2)
-    before, texts = learner.predict(seen.views["image"]), learner(seen).views
+    before, texts = learner.predict(Batch.of(seen.views["image"])), learner(seen).views
     with torch.no_grad():
         learner.prompts.rho["moco"].weight += 0.1
-    torch.testing.assert_close(learner.predict(seen.views["image"]), before)
+    torch.testing.assert_close(learner.predict(Batch.of(seen.views["image"])), before)
     after = learner(seen).views
     for view in VIEWS:
         assert torch.allclose(after[view].text, texts[view].text) == (view != "moco")
@@ -251,16 +251,16 @@ def test_batch_normalisation_needs_two_images_in_training_only():
         learner(batch(1))
     pixels = batch(2).views["image"]
     learner.eval()
-    torch.testing.assert_close(learner.predict(pixels[:1]), learner.predict(pixels)[:1])
+    torch.testing.assert_close(learner.predict(Batch.of(pixels[:1])), learner.predict(Batch.of(pixels))[:1])
 
 
 def test_running_statistics_change_no_prediction():
     learner = build(ReferenceProjector, **REFERENCE)
     pixels = batch(3).views["image"]
-    before = learner.eval().predict(pixels)
+    before = learner.eval().predict(Batch.of(pixels))
     learner.train()(batch(3))
     assert learner.projector.image_norm.running_mean.abs().max() > 0
-    torch.testing.assert_close(learner.eval().predict(pixels), before)
+    torch.testing.assert_close(learner.eval().predict(Batch.of(pixels)), before)
 
 
 def test_recipes_name_components_and_options_that_exist():

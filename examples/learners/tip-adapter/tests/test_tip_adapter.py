@@ -36,7 +36,7 @@ def test_logits_are_zero_shot_and_the_votes_of_the_cache() -> None:
     text = backbone.encode_captions([f"a photo of a {name}." for name in NAMES])
     one_hot = torch.eye(len(NAMES))[images.label]
     expected = backbone.logit_scale * image @ text.T + (-5.5 * (1 - image @ keys.T)).exp() @ one_hot
-    torch.testing.assert_close(learner.eval().predict(asked), expected)
+    torch.testing.assert_close(learner.eval().predict(Batch.of(asked)), expected)
 
 
 def test_a_class_with_too_many_images_says_so() -> None:

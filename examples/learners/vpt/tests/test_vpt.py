@@ -30,4 +30,4 @@ def test_logits_are_of_prompted_images_and_plain_texts() -> None:
     backbone, pixels = learner.scene.backbone, batch().views["image"]
     image = backbone.encode_image(pixels, learner.prompts.tokens).pooled
     text = backbone.encode_captions([f"a photo of a {name}." for name in NAMES])
-    torch.testing.assert_close(learner.eval().predict(pixels), backbone.logit_scale * image @ text.T)
+    torch.testing.assert_close(learner.eval().predict(Batch.of(pixels)), backbone.logit_scale * image @ text.T)

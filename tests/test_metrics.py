@@ -2,16 +2,17 @@
 
 import torch
 
-from promptkit.evaluation.metrics import predictions, scores
+from promptkit.metrics import STANDARD, Predictions, Scores
 
 
 def test_figures_are_those_of_the_plain_definitions() -> None:
     rng = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(200, 9, generator=rng)
     label = torch.randint(0, 7, (200,), generator=rng)  # classes 7 and 8 never occur, but are predicted
-    found = scores(
-        torch.cat([predictions(logits[rows], label[rows]) for rows in torch.arange(200).split(37)]), label, 9
-    )
+    parts = [Predictions.of(logits[rows], label[rows], rows) for rows in reversed(torch.arange(200).split(37))]
+    predictions = Predictions.together(parts)
+    assert predictions.index.tolist() == list(range(200))
+    found = Scores.of(predictions, 9, STANDARD)
 
     guess, confidence = logits.argmax(1), logits.softmax(1).amax(1)
     assert {7, 8} <= set(guess.tolist())
@@ -28,11 +29,11 @@ def test_figures_are_those_of_the_plain_definitions() -> None:
     top5 = (logits.topk(5).indices == label[:, None]).any(1).float().mean().item()
 
     for value, plain in (
-        (found.accuracy, (guess == label).float().mean().item()),
-        (found.macro_accuracy, sum(per_class) / 7),
-        (found.macro_f1, sum(f1) / 7),
-        (found.top5, top5),
-        (found.ece, ece),
+        (found["accuracy"], (guess == label).float().mean().item()),
+        (found["macro_accuracy"], sum(per_class) / 7),
+        (found["macro_f1"], sum(f1) / 7),
+        (found["top5"], top5),
+        (found["ece"], ece),
     ):
         assert abs(value - plain) < 1e-5
     assert found.per_class[7:] == (None, None)
@@ -42,6 +43,6 @@ def test_figures_are_those_of_the_plain_definitions() -> None:
 
 def test_with_fewer_than_five_classes_everything_is_in_the_top_five() -> None:
     label = torch.tensor([1, 1, 0])
-    found = scores(predictions(torch.eye(3), label), label, 3)
-    assert found.top5 == 1
-    assert abs(found.accuracy - 1 / 3) < 1e-6
+    found = Scores.of(Predictions.of(torch.eye(3), label, torch.arange(3)), 3, STANDARD)
+    assert found["top5"] == 1
+    assert abs(found["accuracy"] - 1 / 3) < 1e-6
