@@ -1,37 +1,23 @@
-"""The feature cache: what a frozen image tower sees in a picture is computed once, and read from the disk ever after.
+"""What a frozen image tower sees of images: read from the feature store, and computed where that has nothing yet."""
 
-A cache is a file in the cache folder, named by the key of its sources (`promptkit.data.sources`). Change anything that it
-depends on, and the cache is another file; a stale one can't be read.
-"""
-
-import contextlib
 import logging
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from promptkit.backbones.base import FeatureSpec
-from promptkit.data.cachefile import (
-    SUFFIX,
-    CacheContent,
-    CacheWriter,
-    DamagedCacheError,
-    Field,
-    format_bytes,
-    read_cache,
-)
+from promptkit.data.cachefolder import feature_folder
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item
 from promptkit.data.loading import EpochSampler, Loaded, share
-from promptkit.data.sources import Source, cache_key
-from promptkit.errors import DataError
+from promptkit.data.shards import format_bytes
+from promptkit.data.sources import Source, parts_of, split_parts
+from promptkit.data.store import FeatureStore, Rows, open_store
+from promptkit.errors import DataError, OutputError
 from promptkit.tensors import Batch, ImageFeatures, NoPixels
 
 log = logging.getLogger("promptkit")
@@ -39,35 +25,16 @@ log = logging.getLogger("promptkit")
 LARGE = 100_000_000
 """Bytes that are not written without a word."""
 
-
-def cache_folder() -> Path:
-    """$PROMPTKIT_CACHE, or where the platform keeps a user's caches."""
-    if chosen := os.environ.get("PROMPTKIT_CACHE"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/promptkit"
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "promptkit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptkit"
-
-
-def cached() -> list[tuple[Path, int]]:
-    """Every file that a cache left in the cache folder, half-written ones too, with its size; the largest first."""
-    sizes = []
-    for path in (cache_folder() / "features").glob(f"*{SUFFIX}*"):
-        with contextlib.suppress(OSError):  # another process may have moved it
-            sizes.append((path, path.stat().st_size))
-    return sorted(sizes, key=lambda file: -file[1])
+Stores = dict[tuple[str, int], FeatureStore]
+"""By part and version."""
 
 
 @dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """Features of N pictures, K versions of V views each."""
+    """Features of N images, K versions of V views each, on the disk."""
 
-    pooled: Tensor
-    """(K V N D)"""
-    patches: Tensor | None
-    intermediates: tuple[Tensor, ...]
+    rows: Sequence[Mapping[str, Rows]]
+    """For each version the rows of each part, (N V ...)."""
     views: tuple[str, ...]
     readable: Tensor
     """(N) bool"""
@@ -75,145 +42,121 @@ class CachedFeatures:
 
     @property
     def versions(self) -> int:
-        return len(self.pooled)
+        return len(self.rows)
 
     def features(self, index: Tensor, version: int = 0) -> ImageFeatures:
-        """Of some of the pictures, the views concatenated."""
-
-        def pick(stored: Tensor) -> Tensor:
-            return stored[version][:, index].flatten(0, 1)
-
-        patches = None if self.patches is None else pick(self.patches)
-        return ImageFeatures(pick(self.pooled), patches, tuple(map(pick, self.intermediates)), self.views)
+        """Of some of the images, which are readable, the views concatenated."""
+        parts = {name: rows.read(index).transpose(0, 1).flatten(0, 1) for name, rows in self.rows[version].items()}
+        intermediates = parts["intermediates"].unbind(1) if "intermediates" in parts else ()
+        return ImageFeatures(parts["pooled"], parts.get("patches"), tuple(intermediates), self.views)
 
 
 def cached_features(
-    source: Source, spec: Sequence[FeatureSpec], on_batch: Callable[[int], None] = lambda images: None
+    source: Source, specs: Sequence[FeatureSpec], on_batch: Callable[[int], None] = lambda images: None
 ) -> list[CachedFeatures]:
-    """A cache for each of `reads`: from the disk, or computed, all of them in one pass over the pictures.
+    """The features of each spec: from the disk, and what is not there computed, for all specs in one pass over images.
 
-    `on_batch` hears of every version of every picture, as it is encoded or at once. Raises OutputError when a cache
-    can't be kept; with a strict source DataError at the first unreadable picture.
+    `on_batch` hears of every version of every image, as it is encoded or at once. Raises OutputError when features
+    can't be kept; with a strict source DataError at the first unreadable image.
     """
-    folder = cache_folder() / "features"
-    paths = [folder / (cache_key(source, one) + SUFFIX) for one in spec]
-    found = [_open(path, source) for path in paths]
-    missing = [i for i, cached in enumerate(found) if cached is None]
-    if missing:
-        _build(source, [(paths[i], spec[i]) for i in missing], on_batch)
-        for i in missing:
-            found[i] = _open(paths[i], source)
-    else:
-        on_batch(source.versions * len(source.items))
-    opened = [cached for cached in found if cached is not None]
-    assert len(opened) == len(spec)
-    if source.strict and opened and (unreadable := opened[0].unreadable):
+    images = source.digests()
+    opened: dict[str, FeatureStore] = {}
+    needed: list[Stores] = []
+    for spec in specs:
+        keys = {(part, k): source.key(spec, part, k) for part in parts_of(spec) for k in range(source.versions)}
+        needed.append({place: opened.setdefault(key.digest, open_store(key)) for place, key in keys.items()})
+    missing = {digest: store.missing(images) for digest, store in opened.items()}
+    wanted: dict[int, list[int]] = {}
+    for stores in needed:
+        for (_, version), store in stores.items():
+            places = {*wanted.get(version, ()), *missing[store.key.digest]}
+            if places:
+                wanted[version] = sorted(places)
+    on_batch(source.versions * len(images) - sum(map(len, wanted.values())))
+    if specs and wanted:
+        try:
+            _fill(source, images, dict(sorted(wanted.items())), list(zip(specs, needed, strict=True)), on_batch)
+            for store in opened.values():
+                store.flush()
+        finally:
+            for store in opened.values():
+                store.abandon()
+    reasons = {image: reason for store in opened.values() for image, reason in store.unreadable.items()}
+    unreadable = [
+        Unreadable(item.path, reasons[image])
+        for item, image in zip(source.items, images, strict=True)
+        if image in reasons
+    ]
+    if source.strict and unreadable:
         raise DataError(
             f"{unreadable[0].path} can't be read: {unreadable[0].reason}", "unless loading is strict, it is left out"
         )
-    return opened
+    readable = torch.tensor([image not in reasons for image in images])
+    return [
+        CachedFeatures(
+            [{part: stores[part, k].located(images) for part in parts_of(spec)} for k in range(source.versions)],
+            source.views,
+            readable,
+            tuple(unreadable),
+        )
+        for spec, stores in zip(specs, needed, strict=True)
+    ]
 
 
-def _open(path: Path, source: Source) -> CachedFeatures | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    lead = source.versions, len(source.views), len(source.items)
-    try:
-        content = _read(path, lead, status.st_ino, status.st_mtime_ns)
-    except DamagedCacheError as error:
-        log.warning("the feature cache %s is damaged (%s); it is computed again", path, error)
-        return None
-    fields = content.fields
-    return CachedFeatures(
-        fields.get("pooled", torch.empty(*lead, 0)),
-        fields.get("patches"),
-        tuple(fields[f"intermediates.{i}"] for i in range(sum(name.startswith("intermediates.") for name in fields))),
-        source.views,
-        content.readable,
-        tuple(Unreadable(Path(path), reason) for path, reason in content.unreadable),
-    )
-
-
-@lru_cache(maxsize=16)
-def _read(path: Path, lead: tuple[int, int, int], inode: int, modified: int) -> CacheContent:
-    """Checked once in a process, however many epochs read it."""
-    return read_cache(path, lead)
-
-
-def _build(source: Source, wanted: Sequence[tuple[Path, FeatureSpec]], on_batch: Callable[[int], None]) -> None:
-    loader = source.loader()
-    lead = source.versions, len(source.views), len(source.items)
-    writers: list[CacheWriter] = []
-    unreadable: dict[str, str] = {}
-    readable = np.ones(len(source.items), dtype=np.uint8)
-    try:
-        for number in range(source.versions):
-            loader.set_epoch(number + 1)
-            first = 0
-            for loaded in loader:
-                count = len(loaded.index) + len(loaded.unreadable)
-                unreadable |= {str(image.path): image.reason for image in loaded.unreadable}
-                gone = np.ones(count, dtype=bool)
-                gone[loaded.index.numpy() - first] = False
-                readable[first : first + count][gone] = 0
-                if loaded.batch is not None:
-                    pixels = torch.cat([loaded.batch.views[name] for name in source.views])
-                    seen = [_arrays(spec.encode(pixels), len(source.views), ~gone) for _, spec in wanted]
-                    if not writers:
-                        writers += _writers(source, wanted, seen, lead)
-                    for writer, arrays in zip(writers, seen, strict=True):
-                        for name, rows in arrays.items():
-                            for view in range(len(source.views)):
-                                writer.put(name, number, view, first, rows[view])
-                first += count
-                on_batch(count)
-        for writer in writers or _writers(source, wanted, [{} for _ in wanted], lead):
-            writer.readable = readable
-            writer.finish(list(unreadable.items()))
-    finally:
-        for writer in writers:
-            writer.abandon()
-
-
-def _writers(
+def _fill(
     source: Source,
-    wanted: Sequence[tuple[Path, FeatureSpec]],
-    seen: Sequence[dict[str, np.ndarray]],
-    lead: tuple[int, int, int],
-) -> list[CacheWriter]:
-    writers = []
-    for (path, spec), arrays in zip(wanted, seen, strict=True):
-        about = {
-            "backbone": f"{spec.backbone.name} ({spec.backbone.weights})",
-            "images": len(source.items),
-            "views": "evaluation" if source.made["views"] == "evaluation" else ", ".join(source.views),
-            "versions": source.versions,
-            "folder": os.path.commonpath([item.path.absolute().parent for item in source.items]),
-        }
-        writer = CacheWriter(path, about, {name: Field(rows.shape[2:]) for name, rows in arrays.items()}, lead)
-        level = logging.INFO if writer.size >= LARGE else logging.DEBUG
-        log.log(level, "keeping the features of %d pictures: %s in %s", lead[2], format_bytes(writer.size), path.parent)
-        writer.open()
-        writers.append(writer)
-    return writers
+    images: Sequence[bytes],
+    wanted: Mapping[int, Sequence[int]],
+    specs: Sequence[tuple[FeatureSpec, Stores]],
+    on_batch: Callable[[int], None],
+) -> None:
+    announced = False
+    for version, batch, loaded in source.load(wanted):
+        reasons = {image.path: image.reason for image in loaded.unreadable}
+        kept = loaded.index.tolist()
+        gone = {images[i]: reasons[source.items[i].path] for i in sorted({*batch}.difference(kept))}
+        rows: dict[str, tuple[FeatureStore, np.ndarray]] = {}
+        digests = [images[i] for i in batch]
+        for spec, stores in specs:
+            of_version = {part: stores[part, version] for part in parts_of(spec)}
+            wanting = {part: store for part, store in of_version.items() if not store.has_all(digests)}
+            if all(store.key.digest in rows for store in wanting.values()):
+                continue
+            if loaded.batch is None:
+                rows |= {store.key.digest: (store, np.empty((0, 0), np.float32)) for store in wanting.values()}
+                continue
+            pixels = torch.cat([loaded.batch.views[name] for name in source.views])
+            seen = split_parts(spec, spec.encode(pixels))
+            for part, store in wanting.items():
+                array = seen[part].float().cpu().numpy()
+                array = array.reshape(len(source.views), len(kept), *array.shape[1:]).swapaxes(0, 1)
+                rows.setdefault(store.key.digest, (store, array))
+        if not announced and loaded.batch is not None:
+            size = sum(array.nbytes for _, array in rows.values()) // len(kept) * sum(map(len, wanted.values()))
+            _announce(len({i for places in wanted.values() for i in places}), size)
+            announced = True
+        for store, array in rows.values():
+            store.put([images[i] for i in kept], array, gone)
+        on_batch(len(batch))
 
 
-def _arrays(features: ImageFeatures, views: int, readable: np.ndarray) -> dict[str, np.ndarray]:
-    """Every tensor as (views, pictures, ...), with empty rows for what was not readable."""
-    tensors = {
-        "pooled": features.pooled,
-        **{f"intermediates.{i}": intermediate for i, intermediate in enumerate(features.intermediates)},
-    }
-    if features.patches is not None:
-        tensors["patches"] = features.patches
-    arrays = {}
-    for name, tensor in tensors.items():
-        rows = tensor.float().cpu().numpy().reshape(views, -1, *tensor.shape[1:])
-        arrays[name] = np.zeros((views, len(readable), *rows.shape[2:]), dtype=np.float32)
-        arrays[name][:, readable] = rows
-    return arrays
+def _announce(count: int, size: int) -> None:
+    """Raises OutputError when there is no room."""
+    folder = feature_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise OutputError(
+            f"features can't be kept in {folder}: {error.strerror or error}", "PROMPTKIT_CACHE names another folder"
+        ) from None
+    if size > 0.95 * free:
+        raise OutputError(
+            f"features of {count} pictures take {format_bytes(size)}, and {folder} has {format_bytes(free)} left",
+            "promptkit cache clear makes room; PROMPTKIT_CACHE names another folder",
+        )
+    level = logging.INFO if size >= LARGE else logging.DEBUG
+    log.log(level, "keeping the features of %d pictures: %s in %s", count, format_bytes(size), folder)
 
 
 class CachedBatches:

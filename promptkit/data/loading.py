@@ -141,6 +141,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.only: Sequence[int] = range(length)
+        """Without shuffling: these indices, in this order."""
         self.epoch = 0
         self.skip = 0
         """Pictures at the beginning of the epoch that are done already."""
@@ -150,7 +152,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         if not self.shuffle:
-            yield from ((self.epoch, index) for index in range(self.length))
+            yield from ((self.epoch, index) for index in self.only)
             return
         mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(mixed)))

@@ -1,25 +1,30 @@
-"""What goes into a feature cache: what is read of the image tower, of which pictures, in which views; and a key of it all.
+"""What goes into the feature store: what is read of the image tower, of which images, in which views; and a key of it all.
 
-The key is a hash of everything that a cache's content depends on: the backbone's weights and arithmetic, what is read of
-its blocks, how the views are made and from which seed, the code that does it, and path, size and times of every picture.
+A key holds everything that rows depend on beside the image: the backbone's weights and arithmetic, what is read of its
+blocks, how the views are made and from which seed, and the code that does it.
 """
 
 import hashlib
 import inspect
-import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from promptkit.backbones.base import FeatureSpec, ImageSpec
 from promptkit.components import Views
 from promptkit.data.layouts import Item
-from promptkit.data.loading import Loader, eval_loader, train_loader
+from promptkit.data.loading import Loaded, Loader, eval_loader, train_loader
+from promptkit.data.store import FeatureKey, image_digest
+from promptkit.errors import OutputError
 from promptkit.settings import LoaderSettings
+from promptkit.tensors import ImageFeatures
 
 FORMAT = 1
 LIBRARIES = (
@@ -32,39 +37,52 @@ def is_cacheable(spec: FeatureSpec) -> bool:
     return spec.intermediates is None or _code(spec.intermediates.reduce) is not None
 
 
-def _spec_key(spec: FeatureSpec) -> dict[str, Any]:
-    read = spec.intermediates and [
-        _code(spec.intermediates.reduce),
-        spec.intermediates.blocks and list(spec.intermediates.blocks),
-    ]
-    arithmetic = [str(spec.backbone.image_dtype), spec.backbone.device.type]
-    return {
-        "weights": spec.backbone.fingerprint,
-        "intermediates": read,
-        "patches": spec.patches,
-        "arithmetic": arithmetic,
-    }
+def parts_of(spec: FeatureSpec) -> dict[str, Any]:
+    """What is kept apart, so that learners share what they have in common: "pooled", and where read the others.
+
+    Each with what it depends on beside weights and arithmetic.
+    """
+    parts: dict[str, Any] = {"pooled": None}
+    if spec.patches:
+        parts["patches"] = None
+    if spec.intermediates is not None:
+        blocks = spec.intermediates.blocks and list(spec.intermediates.blocks)
+        parts["intermediates"] = [_code(spec.intermediates.reduce), blocks]
+    return parts
+
+
+def split_parts(spec: FeatureSpec, features: ImageFeatures) -> dict[str, Tensor]:
+    """The parts, (n, ...). Raises OutputError for intermediates whose shapes differ from block to block."""
+    parts = {"pooled": features.pooled}
+    if features.patches is not None:
+        parts["patches"] = features.patches
+    if spec.intermediates is not None:
+        if len({tensor.shape for tensor in features.intermediates}) > 1:
+            raise OutputError("intermediates whose shapes differ from block to block can't be kept")
+        parts["intermediates"] = torch.stack(list(features.intermediates), 1)
+    return parts
 
 
 @dataclass(frozen=True)
 class Source:
-    """The pictures of a cache, and how their views come about (`made`, part of the key)."""
+    """Images of a data set (its folder), and how their views come about (`made`, part of the key)."""
 
     items: Sequence[Item]
+    folder: Path
     made: dict[str, Any]
-    loader: Callable[[], Loader]
+    loader: Callable[[Sequence[Item]], Loader]
     strict: bool
     views: tuple[str, ...] = ("image",)
     versions: int = 1
 
     @staticmethod
-    def evaluation(items: Sequence[Item], image: ImageSpec, settings: LoaderSettings) -> "Source":
+    def evaluation(items: Sequence[Item], folder: Path, image: ImageSpec, settings: LoaderSettings) -> "Source":
         made = {"views": "evaluation", "image": asdict(image), "max_pixels": settings.max_pixels}
-        return Source(items, made, lambda: eval_loader(items, image, settings), settings.strict)
+        return Source(items, folder, made, lambda items: eval_loader(items, image, settings), settings.strict)
 
     @staticmethod
     def training(
-        items: Sequence[Item], views: Views, versions: int, seed: int, settings: LoaderSettings
+        items: Sequence[Item], folder: Path, views: Views, versions: int, seed: int, settings: LoaderSettings
     ) -> "Source | None":
         """Version k holds the views of epoch k + 1. None for views whose code is in no file."""
         code = _code(type(views))
@@ -79,35 +97,62 @@ class Source:
         }
         return Source(
             items,
+            folder,
             made,
-            lambda: train_loader(items, views, settings, seed=seed, shuffle=False),
+            lambda items: train_loader(items, views, settings, seed=seed, shuffle=False),
             settings.strict,
             tuple(views.names),
             versions,
         )
 
-    def key(self) -> dict[str, Any]:
-        return {"made": self.made, "names": self.views, "versions": self.versions, "files": _files(self.items)}
+    @property
+    def is_random(self) -> bool:
+        """Do the views depend on an image's place among the others, and on the epoch?"""
+        return "seed" in self.made
 
+    def digests(self) -> list[bytes]:
+        return [image_digest(item.path, i if self.is_random else None) for i, item in enumerate(self.items)]
 
-def cache_key(source: Source, spec: FeatureSpec) -> str:
-    """32 hexadecimal digits."""
-    code = _package("promptkit"), {name: _version(name) for name in LIBRARIES}
-    key = json.dumps([FORMAT, _spec_key(spec), source.key(), code], sort_keys=True)
-    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
+    def key(self, spec: FeatureSpec, part: str, version: int) -> FeatureKey:
+        depends = {
+            "format": FORMAT,
+            "weights": spec.backbone.fingerprint,
+            "arithmetic": [str(spec.backbone.image_dtype), spec.backbone.device.type],
+            "part": [part, parts_of(spec)[part]],
+            "made": self.made,
+            "views": self.views,
+            "version": version,
+            "code": [_package("promptkit"), {name: _version(name) for name in LIBRARIES}],
+        }
+        about = {
+            "backbone": f"{spec.backbone.name} ({spec.backbone.weights})",
+            "data": str(self.folder.absolute()),
+            "views": ", ".join(self.views) if self.is_random else "evaluation",
+            "part": part,
+        }
+        return FeatureKey(depends, about)
 
+    def load(self, wanted: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, list[int], Loaded]]:
+        """(version, items of the batch, readable or not, and what was loaded, its index among all items).
 
-def _files(items: Sequence[Item]) -> str:
-    """A hash of every picture's path, size and times. The inode's time tells of an edit that restored the other."""
-    digest = hashlib.sha256()
-    for item in items:
-        try:
-            status = item.path.stat()
-            known = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        except OSError:
-            known = (-1, -1, -1)
-        digest.update(f"{item.path.absolute()}\0{known}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+        `wanted` holds the items of each version.
+        """
+        loader: Loader | None = None
+        for number, places in wanted.items():
+            if self.is_random:
+                loader = loader or self.loader(self.items)  # its workers live on
+                assert loader.epochs is not None
+                loader.epochs.only = places
+                loader.set_epoch(number + 1)
+            else:
+                loader = self.loader([self.items[i] for i in places])
+            first = 0
+            for loaded in loader:
+                if not self.is_random:
+                    loaded = replace(loaded, index=torch.tensor(places)[loaded.index])
+                batch = list(places[first : first + len(loaded.index) + len(loaded.unreadable)])
+                first += len(batch)
+                yield number, batch, loaded
 
 
 def _code(thing: Any) -> str | None:

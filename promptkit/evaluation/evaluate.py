@@ -65,7 +65,7 @@ def evaluate(
     unreadable: dict[Path, Unreadable] = {}
     rank, n = distributed.rank(), distributed.processes()
     for domain, images in items.items():
-        source = Source.evaluation(images[rank::n], image, loading)
+        source = Source.evaluation(images[rank::n], dataset.root, image, loading)
         with worker_death_explained():
             own, left_out = _predict_all(list(learners.values()), source, loading.batch_size, cache, on_batch)
         unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
@@ -114,7 +114,7 @@ def _predict_all(
     others = [row for row in range(len(learners)) if not any(row in rows for _, rows in cached)]
     if others:
         unreadable = []
-        for loaded in source.loader():
+        for loaded in source.loader(source.items):
             unreadable = [*unreadable, *loaded.unreadable]
             if not cached:
                 on_batch(len(loaded.index) + len(loaded.unreadable))

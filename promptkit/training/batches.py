@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
@@ -26,13 +27,14 @@ def image_batches(
 
 
 def cached_batches(
-    config: RunConfig, learner: Learner, items: Sequence[Item], views: Views, console: Console
+    config: RunConfig, learner: Learner, root: Path, items: Sequence[Item], views: Views, console: Console
 ) -> CachedBatches:
     """Features of `train.cached_views` versions of the views. Raises ConfigError where the features can't be kept."""
     train = config.train
     spec = learner.required_features()
     source = Source.training(
         items,
+        root,
         views,
         train.cached_views,
         train.seed,

@@ -126,7 +126,7 @@ class Run:
             return
 
         if train.cached_views:
-            batches: Batches = cached_batches(config, learner, self.items, self.views, console)
+            batches: Batches = cached_batches(config, learner, self.dataset.root, self.items, self.views, console)
         else:
             batches = image_batches(config, self.items, self.views, cuda)
         watch = Profile(learner, batches, console) if profile else None

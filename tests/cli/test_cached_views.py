@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from promptkit import hookimpl
-from promptkit.backbones.base import Intermediates
+from promptkit.backbones.base import FeatureSpec, Intermediates
 from promptkit.components import ContextPrompts, PromptGenerator
+from promptkit.tensors import ImageFeatures
 from promptkit.testing import registered
 
 Command = Callable[..., "Finished"]
@@ -62,10 +64,13 @@ def test_a_feature_cache_is_read_again_and_another_seed_or_view_misses(train: Co
     before = files(cache)
     assert "keeping" not in train("gopro", "--out", "b", *words).err
     assert files(cache) == before
-    for changed in (("--seed", 2), ("--set", "views.severity=3"), ("--cached-views", 2), ("--set", "prompts=coop")):
+    for changed in (("--seed", 2), ("--set", "views.severity=3"), ("--cached-views", 2)):
         known = files(cache)
         assert train("gopro", "--out", "c", "--force", *words, *changed).status == 0
         assert len(files(cache)) > len(known), changed
+    needs_less = train("gopro", "--out", "c", "--force", *words, "--set", "prompts=coop")
+    assert needs_less.status == 0
+    assert "keeping" not in needs_less.err
 
 
 def test_a_second_evaluation_opens_no_image(
@@ -83,6 +88,32 @@ def test_a_second_evaluation_opens_no_image(
     assert promptkit("eval", "gopro", "--domains", "photo").status == 0  # a cache serves each domain alone
 
 
+def test_a_subset_costs_no_tower_pass_and_a_new_image_one(
+    train: Command, promptkit: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    encode = FeatureSpec.encode
+
+    def counted(spec: FeatureSpec, pixels: Tensor) -> ImageFeatures:
+        seen.append(len(pixels))
+        return encode(spec, pixels)
+
+    train("gopro", "--out", "gopro", "--data", copied)
+    train("coop", "--out", "coop", "--data", copied)
+    monkeypatch.setattr(FeatureSpec, "encode", counted)
+    evaluate = ("eval", "gopro", "--data", copied)
+    assert promptkit(*evaluate, "--split", "all").status == 0
+    before = sum(seen)
+    assert before > 0
+    assert promptkit(*evaluate, "--split", "test").status == 0
+    assert promptkit(*evaluate, "--split", "train", "--domains", "photo").status == 0
+    assert promptkit("eval", "coop", "--data", copied, "--split", "all").status == 0  # needs less than what is kept
+    assert sum(seen) == before
+    shutil.copy(copied / "photo/star/000.png", copied / "photo/star/new.png")
+    assert promptkit(*evaluate, "--split", "all").status == 0
+    assert sum(seen) == before + 1
+
+
 def test_a_changed_image_is_seen(train: Command, promptkit: Command, copied: Path) -> None:
     train("coop", "--out", "run", "--data", copied)
     evaluate = ("eval", "run", "--data", copied, "--split", "all", "--domains", "photo")
@@ -94,7 +125,7 @@ def test_a_changed_image_is_seen(train: Command, promptkit: Command, copied: Pat
     content[-20] ^= 1
     changed.write_bytes(content)
     os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time are as before
-    assert "keeping" in promptkit(*evaluate).err
+    assert "1 picture left out" in promptkit(*evaluate).err
 
 
 def test_unreadable_images_are_recorded(train: Command, promptkit: Command, copied: Path, tmp_path: Path) -> None:
@@ -133,9 +164,9 @@ def test_a_damaged_feature_cache_is_computed_again(
         path.write_bytes(content)
     done = promptkit("eval", "run", "--domains", "photo", "--json", "second.json")
     assert done.status == 0, done.err
-    assert "is damaged" in done.err
+    assert "are damaged" in done.err
     assert (tmp_path / "first.json").read_text() == (tmp_path / "second.json").read_text()
-    assert "is damaged" not in promptkit("eval", "run", "--domains", "photo").err
+    assert "are damaged" not in promptkit("eval", "run", "--domains", "photo").err
 
 
 def test_no_room_stops_a_feature_cache_but_no_evaluation(
@@ -156,21 +187,23 @@ def test_no_room_stops_a_feature_cache_but_no_evaluation(
 def test_an_interrupted_feature_cache_leaves_nothing(
     train: Command, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.data.cachefile import CacheWriter
+    from promptkit.data.shards import ShardWriter
 
-    monkeypatch.setattr(CacheWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert train("coop", "--out", "run", "--cached-views", 1).status == 130
+    monkeypatch.setattr(ShardWriter, "finish", lambda *_: signal.raise_signal(signal.SIGINT))
+    done = train("coop", "--out", "run", "--cached-views", 1)
+    assert done.status == 130, done.err
     assert not files(cache)
 
 
 def test_cache_lists_and_clears(train: Command, promptkit: Command, cache: Path) -> None:
-    assert "0 feature caches, 0 B" in promptkit("cache", "list").out
+    assert "0 shards of features, 0 B" in promptkit("cache", "list").out
     train("gopro", "--out", "run", "--cached-views", 1)
     listed = promptkit("cache", "list").out
     assert "image, moco, augmix" in listed
     assert "evaluation" in listed
-    assert "3 feature caches" in listed
-    assert "deleted 3 feature caches" in promptkit("cache", "clear").out
+    count = len(files(cache))
+    assert f"{count} shards of features" in listed
+    assert f"deleted {count} shards of features" in promptkit("cache", "clear").out
     assert not files(cache)
 
 

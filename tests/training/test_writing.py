@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptkit.data.cachefile import CacheWriter
+from promptkit.data.shards import ShardWriter
 from promptkit.runs import tensorfile
 from promptkit.runs.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, read_metadata, read_tensors
 from promptkit.runs.folder import RunFolder
@@ -140,14 +140,14 @@ def test_a_disk_that_fills_up_under_a_feature_cache(
 ) -> None:
     train("coop", "--out", "run", "--no-cache")
     monkeypatch.setenv("PROMPTKIT_CACHE", str(small_disk))
-    opened = CacheWriter.open
+    create = ShardWriter.__init__
 
-    def open_and_fill(writer: CacheWriter) -> None:
-        opened(writer)
+    def create_and_fill(writer: ShardWriter, *arguments: Any) -> None:
+        create(writer, *arguments)
         fill(small_disk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CacheWriter, "open", open_and_fill)
+        patch.setattr(ShardWriter, "__init__", create_and_fill)
         done = train("coop", "--out", "cached", "--cached-views", 1)
         assert done.status == 2
         assert "features can't be kept in disk/features: No space left on device".replace("disk", str(small_disk)) in (
