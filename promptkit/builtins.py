@@ -1,6 +1,5 @@
 """What the core offers by itself, through the same hooks as any plugin."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,6 @@ from promptkit.backbones.base import Backbone
 from promptkit.components import Loss, PipelineViews, Projector, PromptGenerator, Scene
 from promptkit.data.coop import COOP
 from promptkit.data.generalization import GENERALIZATION
-from promptkit.errors import ConfigError
 from promptkit.hooks import (
     RegisterBackbone,
     RegisterDataset,
@@ -24,7 +22,7 @@ from promptkit.hooks import (
     RegisterViews,
     hookimpl,
 )
-from promptkit.learner import Recipe, template_features
+from promptkit.learner import Recipe, read_templates, template_features
 from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts
 
 if TYPE_CHECKING:
@@ -42,18 +40,7 @@ class TemplatePrompts(PromptGenerator):
 
     def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        if options.template == "imagenet":
-            from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-            self.templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
-            return
-        self.templates = [line.strip() for line in options.template.splitlines() if line.strip()]
-        for line in self.templates or [""]:
-            if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
-                raise ConfigError(
-                    f"prompts.template={line!r} needs one {{}} where the class name goes",
-                    'for example: --set prompts.template="a sketch of a {}."',
-                )
+        self.templates = read_templates(options.template)
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
         return self.scene.backbone.class_tokens(names, 0)

@@ -85,6 +85,9 @@ class ContextPrompts(PromptGenerator):
     Its options need `n_ctx`, `ctx_init` and may have `position`, `class_specific` and `n_prompts`.
     """
 
+    words: str = ""
+    """Words in front of the class name that are not learned."""
+
     def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__(options, scene)
         rows = len(scene.classnames) if self.class_specific else 1
@@ -98,7 +101,28 @@ class ContextPrompts(PromptGenerator):
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
         position: Position = getattr(self.options, "position", "end")
-        return self.scene.backbone.class_tokens(names, self.ctx.shape[-2], position)
+        return self.scene.backbone.class_tokens(names, self.ctx.shape[-2], position, self.words)
+
+    def learn_first(self, n_ctx: int) -> None:
+        """Learn the first `n_ctx` tokens of `ctx_init` alone; the words that follow stay as they are, for good.
+
+        Contexts that start from noise are left alone. As `embedding[0, 1 : 1 + n_ctx]` in `trainers/maple.py` of MaPLe
+        and `trainers/promptsrc.py` of PromptSRC.
+
+        Raises ConfigError when `ctx_init` has fewer tokens, or a word of it goes on after the last one learned.
+        """
+        words = self.options.ctx_init.split()
+        if not words:
+            return
+        tokens = [len(self.scene.backbone.embed_words(" ".join(words[:end]))) for end in range(len(words) + 1)]
+        if n_ctx < 1 or n_ctx not in tokens:
+            counts = ", ".join(f"{count} ({word!r})" for count, word in zip(tokens[1:], words, strict=True))
+            raise ConfigError(
+                f"prompts.n_ctx={n_ctx}: the words of ctx_init={self.options.ctx_init!r} end after tokens {counts}",
+                "choose one of these, or start from noise with --set prompts.ctx_init=",
+            )
+        self.words = " ".join(words[tokens.index(n_ctx) :])
+        self.ctx = nn.Parameter(self.ctx.detach()[..., :n_ctx, :].clone())
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
         return TextPrompts(self.ctx[None])

@@ -1,5 +1,6 @@
 """A learner composes a prompt generator, a projector and a loss around a frozen backbone."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -164,6 +165,25 @@ def template_features(scene: Scene, names: Sequence[str], templates: Sequence[st
     return nn.functional.normalize(features.mean(1), dim=-1)
 
 
+def read_templates(setting: str, option: str = "prompts.template") -> tuple[str, ...]:
+    """The templates that an option holds, one a line, or CLIP's 80 for ImageNet under the name "imagenet".
+
+    Raises ConfigError, naming the option, for one without exactly one `{}`.
+    """
+    if setting == "imagenet":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    templates = tuple(line.strip() for line in setting.splitlines() if line.strip())
+    for line in templates or ("",):
+        if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
+            raise ConfigError(
+                f"{option}={line!r} needs one {{}} where the class name goes",
+                f'for example: --set {option}="a sketch of a {{}}."',
+            )
+    return templates
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A learner by the names of its components, with the settings that it was published with."""
@@ -176,4 +196,6 @@ class Recipe:
     learner: type[Learner] = Learner
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """Defaults by `slot.field`, such as {"train.epochs": 50, "prompts.n_ctx": 4}."""
+    datasets: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
+    """What was published with other settings for a data set, by its name: {"imagenet": {"train.epochs": 10}}."""
     paper: str = ""
