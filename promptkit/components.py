@@ -87,6 +87,9 @@ class ContextPrompts(PromptGenerator):
     Its options need `n_ctx`, `ctx_init` and may have `position`, `class_specific` and `n_prompts`.
     """
 
+    words: str = ""
+    """Words in front of the class name that are not learned."""
+
     def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__(options, scene)
         rows = len(scene.classnames) if self.class_specific else 1
@@ -100,7 +103,28 @@ class ContextPrompts(PromptGenerator):
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
         position: Position = getattr(self.options, "position", "end")
-        return self.scene.backbone.class_tokens(names, self.ctx.shape[-2], position)
+        return self.scene.backbone.class_tokens(names, self.ctx.shape[-2], position, self.words)
+
+    def learn_first(self, n_ctx: int) -> None:
+        """Learn the first `n_ctx` tokens of `ctx_init` alone; the words that follow stay as they are, for good.
+
+        Contexts that start from noise are left alone. As `embedding[0, 1 : 1 + n_ctx]` in `trainers/maple.py` of MaPLe
+        and `trainers/promptsrc.py` of PromptSRC.
+
+        Raises ConfigError when `ctx_init` has fewer tokens, or a word of it goes on after the last one learned.
+        """
+        words = self.options.ctx_init.split()
+        if not words:
+            return
+        tokens = [len(self.scene.backbone.embed_words(" ".join(words[:end]))) for end in range(len(words) + 1)]
+        if n_ctx < 1 or n_ctx not in tokens:
+            counts = ", ".join(f"{count} ({word!r})" for count, word in zip(tokens[1:], words, strict=True))
+            raise ConfigError(
+                f"prompts.n_ctx={n_ctx}: the words of ctx_init={self.options.ctx_init!r} end after tokens {counts}",
+                "choose one of these, or start from noise with --set prompts.ctx_init=",
+            )
+        self.words = " ".join(words[tokens.index(n_ctx) :])
+        self.ctx = nn.Parameter(self.ctx.detach()[..., :n_ctx, :].clone())
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
         """The contexts, and deep prompts where there are any."""
@@ -121,18 +145,7 @@ class TemplatePrompts(PromptGenerator):
 
     def __init__(self, options: Options, scene: Scene) -> None:
         super().__init__(options, scene)
-        if options.template == "imagenet":
-            from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-            self.templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
-            return
-        self.templates = [line.strip() for line in options.template.splitlines() if line.strip()]
-        for line in self.templates or [""]:
-            if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
-                raise ConfigError(
-                    f"prompts.template={line!r} needs one {{}} where the class name goes",
-                    'for example: --set prompts.template="a sketch of a {}."',
-                )
+        self.templates = read_templates(options.template)
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
         return self.scene.backbone.class_tokens(names, 0)
@@ -146,6 +159,25 @@ def template_features(scene: Scene, names: Sequence[str], templates: Sequence[st
     captions = [template.format(name) for name in names for template in templates]
     features = scene.backbone.encode_captions(captions).reshape(len(names), len(templates), -1)
     return nn.functional.normalize(features.mean(1), dim=-1)
+
+
+def read_templates(setting: str, option: str = "prompts.template") -> tuple[str, ...]:
+    """The templates that an option holds, one a line, or CLIP's 80 for ImageNet under the name "imagenet".
+
+    Raises ConfigError, naming the option, for one without exactly one `{}`.
+    """
+    if setting == "imagenet":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    templates = tuple(line.strip() for line in setting.splitlines() if line.strip())
+    for line in templates or ("",):
+        if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
+            raise ConfigError(
+                f"{option}={line!r} needs one {{}} where the class name goes",
+                f'for example: --set {option}="a sketch of a {{}}."',
+            )
+    return templates
 
 
 def context_parameter(

@@ -3,8 +3,10 @@
 The slots `data`, `backbone` and `train` are declared in `promptkit.settings`; `prompts`, `projector`, `views` and `loss` have
 the options of the component in that slot. Precedence, last wins:
 
-    dataclass default < templates of data.dataset < Recipe.settings < run file (TOML) < --set slot.field=value and the
-    command's own options
+    dataclass default < templates of data.dataset < Recipe.settings < Recipe.datasets[data.dataset] < run file (TOML)
+    < --set slot.field=value and the command's own options
+
+The templates of a data set go to every option that is called `template`, in any slot.
 """
 
 import tomllib
@@ -94,16 +96,19 @@ def resolve(
     classes: dict[str, type] = dict(SLOTS)
     for slot, name in names.items():
         classes[slot] = registry.get(slot, name).Options
+    given: dict[str, Any] = {**from_file, **typed, **(flags or {})}
+    dataset = str(given.get("data.dataset", recipe.settings.get("data.dataset", "")))
     # A recipe's settings for a slot belong to the component it names there: they fall away when another takes its place.
     kept = {
         key: value
-        for key, value in recipe.settings.items()
+        for key, value in {**recipe.settings, **recipe.datasets.get(dataset, {})}.items()
         if (slot := key.partition(".")[0]) in SLOTS or names.get(slot) == getattr(recipe, slot, None)
     }
-    merged: dict[str, Any] = {**kept, **from_file, **typed, **(flags or {})}
-    if (dataset := merged.get("data.dataset")) and hasattr(classes["prompts"], "template"):
+    merged: dict[str, Any] = {**kept, **given}
+    for slot in COMPONENT_SLOTS:
         # Hand-made prompts that nobody chose are those of the data set.
-        merged.setdefault("prompts.template", "\n".join(registry.dataset(str(dataset)).templates))
+        if dataset and hasattr(classes[slot], "template") and f"{slot}.template" not in merged:
+            merged[f"{slot}.template"] = "\n".join(registry.dataset(dataset).templates)
 
     chosen: dict[str, dict[str, Any]] = {slot: {} for slot in classes}
     for key, value in merged.items():

@@ -195,4 +195,6 @@ class Recipe:
     learner: type[Learner] = Learner
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """Defaults by `slot.field`, such as {"train.epochs": 50, "prompts.n_ctx": 4}."""
+    datasets: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
+    """What was published with other settings for a data set, by its name: {"imagenet": {"train.epochs": 10}}."""
     paper: str = ""

@@ -92,8 +92,10 @@ class Backbone(nn.Module, ABC):
     ) -> ImageFeatures:
         """Run the image tower.
 
-        `prompts[j]` are M extra tokens at the input of block j, in place of those that block j - 1 put out; they are
-        dropped before pooling. Without prompts nothing is recorded for gradients.
+        `prompts[0]` are M extra tokens among the embedded patches, in front of the norm that a tower may have before its
+        blocks (`clip/model.py` of MaPLe, which VPT and PromptSRC share); `prompts[j]` stand at the input of block j, in
+        place of those that block j - 1 put out. They are dropped before pooling. Without prompts nothing is recorded for
+        gradients.
 
         Raises BackboneError when the tower can't take prompts or has no patch features.
         """
@@ -107,8 +109,12 @@ class Backbone(nn.Module, ABC):
         """Unit-norm features of plain texts, without gradients."""
 
     @abstractmethod
-    def class_tokens(self, names: Sequence[str], n_ctx: int, position: Position = "end") -> ClassTokens:
-        """Tokenise `<n_ctx places> name.` with the name at the end, in the middle or at the front.
+    def class_tokens(
+        self, names: Sequence[str], n_ctx: int, position: Position = "end", words: str = ""
+    ) -> ClassTokens:
+        """Tokenise `<n_ctx places> words name.` with the name at the end, in the middle or at the front.
+
+        `words` are the same for all names, stay right in front of each, and are not learned: the "of a" of MaPLe.
 
         Raises BackboneError, naming the class, when name and context don't fit the tower's context length.
         """

@@ -87,7 +87,8 @@ class ImageTower:
         return tokens if self.visual.transformer.batch_first else tokens.transpose(0, 1)
 
     def _insert(self, prompts: Float[Tensor, "J #B M V"], hooks: ExitStack) -> None:
-        """Append prompts to the input of block 0, replace them at the input of the next, drop them after the last."""
+        """Append prompts before the norm in front of block 0, replace them at the input of the next blocks, drop them
+        after the last."""
         depth, _, n_prompts, width = prompts.shape
         if not self.is_vit:
             raise BackboneError(
@@ -105,7 +106,9 @@ class ImageTower:
                 tokens = self._batch_first(args[0])
                 if index:
                     tokens = tokens[:, :-n_prompts]
-                new = prompts[index].to(tokens.dtype).expand(len(tokens), -1, -1)
+                # ln_pre works token by token, so to norm the prompts alone is to append them in front of it.
+                new = prompts[index] if index else self.visual.ln_pre(prompts[0])
+                new = new.to(tokens.dtype).expand(len(tokens), -1, -1)
                 return (self._batch_first(torch.cat([tokens, new], dim=1)),)
 
             return hook

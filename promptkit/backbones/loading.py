@@ -4,6 +4,8 @@ import json
 import logging
 import urllib.error
 import urllib.request
+import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +22,9 @@ from promptkit.backbones.prompt_tokenizer import Tokenizer
 from promptkit.errors import BackboneError, UnknownNameError
 
 log = logging.getLogger("promptkit")
+
+
+OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}
 
 
 class Source(NamedTuple):
@@ -91,7 +96,10 @@ def _local_config(path: Path) -> Any:
 
 
 def _weights(source: Source, weights: str) -> dict[str, Any]:
-    """The arguments of `open_clip.create_model` that choose the weights, and the activation that goes with them."""
+    """The arguments of `open_clip.create_model` that choose the weights, and the activation that goes with them.
+
+    `state` in their place holds weights that open_clip's reader doesn't take.
+    """
     if source.schema == "hf-hub":
         return {"require_pretrained": True}
     if source.schema == "local-dir":
@@ -106,11 +114,49 @@ def _weights(source: Source, weights: str) -> dict[str, Any]:
         # Of a tag trained with QuickGELU and an architecture that says GELU, open_clip only warns, and builds GELU.
         return {"pretrained": weights, "require_pretrained": True, "force_quick_gelu": bool(tag.get("quick_gelu"))}
     if Path(weights).is_file():
-        return {"pretrained": weights, "require_pretrained": True}
+        if state := _openai_state(Path(weights)):
+            log.info("the activation is QuickGELU: %s is OpenAI's own file", weights)
+            return {"state": state, "require_pretrained": True, "force_quick_gelu": True}
+        quick_gelu = _says_quick_gelu(Path(weights))
+        if quick_gelu:
+            log.info("the activation is QuickGELU, as open_clip_config.json beside %s says", weights)
+        return {"pretrained": weights, "require_pretrained": True, "force_quick_gelu": quick_gelu}
     tags = open_clip.list_pretrained_tags_by_model(source.name)
     if Path(weights).name != weights or Path(weights).suffix:
         raise BackboneError(f"no weights file {weights}", f"or a tag of {source.name}: {', '.join([*tags, 'none'])}")
     raise UnknownNameError(f"weights for {source.name}", weights, [*tags, "none"])
+
+
+def _openai_state(path: Path) -> dict[str, Any]:
+    """The weights of a file in OpenAI's own format, an archive of TorchScript or a state dict; empty for another file.
+
+    Both hold three numbers that no other file has (`build_model` of `clip/model.py`).
+    """
+    if path.suffix == ".safetensors":
+        return {}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated; these files were written with it
+            if _is_archive(path):
+                state = dict(torch.jit.load(str(path), map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+            else:
+                state = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
+    except Exception:  # whatever is wrong with the file, open_clip meets it again, and it is told there
+        return {}
+    return {key: state[key] for key in state if key not in OPENAI_KEYS} if state.keys() >= OPENAI_KEYS else {}
+
+
+def _says_quick_gelu(path: Path) -> bool:
+    """Is there a configuration beside the file, as in repositories of the Hugging Face hub, that says QuickGELU?"""
+    config = path.with_name("open_clip_config.json")
+    return config.is_file() and bool(_local_config(config).get("quick_gelu"))
+
+
+def _is_archive(path: Path) -> bool:
+    """Is it TorchScript's kind of zip file?"""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _tokenizer(source: Source) -> Tokenizer:
@@ -132,7 +178,11 @@ def _create(source: Source, weights: str, arguments: dict[str, Any]) -> nn.Modul
     try:
         with torch.random.fork_rng(devices=[]), _offline_if_unreachable():
             torch.default_generator.manual_seed(0)
-            model: nn.Module = open_clip.create_model(source.name, **arguments)
+            if "state" not in arguments:
+                model: nn.Module = open_clip.create_model(source.name, **arguments)
+                return model
+            model = open_clip.create_model(source.name, force_quick_gelu=arguments["force_quick_gelu"])
+            model.load_state_dict(arguments["state"])
             return model
     except Exception as error:  # a damaged file can make its reader raise anything
         what = source.name if source.schema else f"{weights} for {source.name}"
@@ -161,8 +211,8 @@ def _not_here(what: str, origin: str, error: Exception) -> BackboneError:
     reason = f"{origin} gave none" if _hub_reachable() else f"{hub.ENDPOINT} can't be reached"
     return BackboneError(
         f"{what}: not on this machine, and {reason}",
-        f"fetch {origin} elsewhere; then pass the file with --weights PATH, its folder with --backbone local-dir:PATH, "
-        "or a copy of the cache with HF_HUB_CACHE=PATH",
+        f"fetch {origin} elsewhere, open_clip_config.json included, which tells the activation; then pass the file beside it "
+        "with --weights PATH, its folder with --backbone local-dir:PATH, or a copy of the cache with HF_HUB_CACHE=PATH",
     )
 
 

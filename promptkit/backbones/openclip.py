@@ -112,8 +112,10 @@ class OpenClipBackbone(Backbone):
         return self.encoder(TextPrompts(nothing), self._to_device(self.prompt_tokenizer.captions(captions)))[0, :, 0]
 
     @torch.inference_mode(False)  # made during an evaluation, they may still be used in training
-    def class_tokens(self, names: Sequence[str], n_ctx: int, position: Position = "end") -> ClassTokens:
-        return self._to_device(self.prompt_tokenizer.tokenize_names(names, n_ctx, position))
+    def class_tokens(
+        self, names: Sequence[str], n_ctx: int, position: Position = "end", words: str = ""
+    ) -> ClassTokens:
+        return self._to_device(self.prompt_tokenizer.tokenize_names(names, n_ctx, position, words))
 
     @torch.no_grad()
     def embed_words(self, words: str) -> Float[Tensor, "M W"]:

@@ -46,14 +46,16 @@ class PromptTokenizer:
             bodies.append(row[len(self.start) : stop - len(self.end)])
         return bodies
 
-    def tokenize_names(self, names: Sequence[str], n_ctx: int, position: Position) -> ClassTokens:
-        """ "<n_ctx places> name." with the name at the end, in the middle or at the front, as in CoOp's `PromptLearner`
-        (`trainers/coop.py`), whose class tokens are as many as the name has without its full stop.
+    def tokenize_names(self, names: Sequence[str], n_ctx: int, position: Position, words: str = "") -> ClassTokens:
+        """ "<n_ctx places> words name." with the name at the end, in the middle or at the front, as in CoOp's
+        `PromptLearner` (`trainers/coop.py`), whose class tokens are as many as the name has without its full stop.
 
         Raises BackboneError when one doesn't fit.
         """
         rows, context_positions = [], []
-        for name, word, body in zip(names, self.encode(names), self.encode([f"{n}." for n in names]), strict=True):
+        phrases = [f"{words} {name}" if words else name for name in names]
+        bare, dotted = self.encode(phrases), self.encode([f"{phrase}." for phrase in phrases])
+        for phrase, word, body in zip(phrases, bare, dotted, strict=True):
             before, split = {"end": (n_ctx, 0), "middle": (n_ctx // 2, len(word)), "front": (0, len(word))}[position]
             places = [-1] * n_ctx
             inner = places[:before] + body[:split] + places[before:] + body[split:]
@@ -61,7 +63,7 @@ class PromptTokenizer:
             length = len(row) + len(self.tail)
             if length > self.context_length:
                 raise BackboneError(
-                    f"class {name!r} is {len(body)} tokens long; with {n_ctx} context tokens, start and end that makes "
+                    f"class {phrase!r} is {len(body)} tokens long; with {n_ctx} context tokens, start and end that makes "
                     f"{length}, and the text tower takes {self.context_length}",
                     "shorten the name, or use fewer context tokens",
                 )

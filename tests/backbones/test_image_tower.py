@@ -105,9 +105,15 @@ def test_prompts_are_appended_replaced_and_dropped(images: int, depth: int, batc
     backbone = tiny_backbone()
     visual = backbone.model.visual
     prompts = torch.randn(depth, images, 2, 48, requires_grad=True)
-    tokens, expected = visual._embeds(PIXELS), []
+    with torch.no_grad():  # ln_pre starts as a plain norm, which a norm of what is normed already would not change
+        visual.ln_pre.weight.normal_()
+        visual.ln_pre.bias.normal_()
+    # `VisionTransformer_MaPLe.forward`: class token, patches, positions, prompts, and then the norm over all of them.
+    patches = visual.conv1(PIXELS).flatten(2).transpose(1, 2)
+    tokens = torch.cat([visual.class_embedding.expand(2, 1, -1), patches], dim=1) + visual.positional_embedding
+    tokens, expected = visual.ln_pre(torch.cat([tokens, prompts[0].expand(2, -1, -1)], dim=1)), []
     for index, block in enumerate(visual.transformer.resblocks):
-        if index < depth:
+        if 0 < index < depth:
             tokens = torch.cat([tokens[:, :17], prompts[index].expand(2, -1, -1)], dim=1)
         tokens = block(tokens)
         expected.append(tokens[:, :17])

@@ -4,6 +4,7 @@ import builtins
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,56 @@ def test_a_file(weights_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.messages
 
 
+def openai_file(path: Path, kind: str) -> nn.Module:
+    """A small CLIP with QuickGELU, written as OpenAI's files are: their state, three numbers more, TorchScript or not."""
+    model = tiny_backbone(quick_gelu=True).model
+    state = dict(model.state_dict())
+    numbers = {
+        name: torch.tensor(n) for name, n in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408))
+    }
+    if kind == "state dict":
+        torch.save({**state, **numbers}, path)
+        return model
+    whole = nn.Module()
+    for name, tensor in {**state, **numbers}.items():
+        *parents, leaf = name.split(".")
+        module = whole
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, nn.Module())
+            module = getattr(module, parent)
+        module.register_buffer(leaf, tensor)
+    whole.forward = lambda x: x
+    with warnings.catch_warnings(action="ignore"):  # deprecated, and what OpenAI's files are
+        torch.jit.trace(whole, torch.zeros(1)).save(str(path))
+    return model
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("kind", ["archive", "state dict"])
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-16-quickgelu"])
+def test_openais_own_file_is_loaded_with_its_activation(
+    tmp_path: Path, kind: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "ViT-B-16.pt"
+    model = openai_file(path, kind)
+    with caplog.at_level(logging.INFO):
+        backbone = load_openclip(name, str(path))
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.normalize(model.encode_image(pixels), dim=-1)
+    torch.testing.assert_close(backbone.encode_image(pixels).pooled, expected)
+    assert f"the activation is QuickGELU: {path} is OpenAI's own file" in caplog.messages
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_beside_its_configuration_is_loaded_with_its_activation(tmp_path: Path) -> None:
+    save_file(tiny_backbone().model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"model_cfg": {"embed_dim": 24, "quick_gelu": True}}))
+    backbone = load_openclip("ViT-B-16", str(tmp_path / "open_clip_model.safetensors"))
+    assert activations(backbone.model) == {QuickGELU}
+
+
 def test_a_folder(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_backbone().model
     backbone = load_openclip(folder(model=model), "openai")  # a schema brings its own weights
@@ -141,7 +192,13 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert error.message == (
         "the weights openai for ViT-B-16: not on this machine, and https://huggingface.co can't be reached"
     )
-    for part in ("timm/vit_base_patch16_clip_224.openai", "--weights PATH", "local-dir:PATH", "HF_HUB_CACHE"):
+    for part in (
+        "timm/vit_base_patch16_clip_224.openai",
+        "open_clip_config.json",
+        "--weights PATH",
+        "local-dir:PATH",
+        "HF_HUB_CACHE",
+    ):
         assert part in error.hint
     assert not hub.HF_HUB_OFFLINE  # only while loading
 

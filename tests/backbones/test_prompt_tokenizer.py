@@ -38,11 +38,14 @@ FRAMES = {
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_any_frame(frame: str, position: Position) -> None:
+@pytest.mark.parametrize("words", ["", "of"])
+def test_any_frame(frame: str, position: Position, words: str) -> None:
     tokenizer = FRAMES[frame]
-    classes = PromptTokenizer(tokenizer, 16).tokenize_names(["ab", "cde"], 3, position)
+    classes = PromptTokenizer(tokenizer, 16).tokenize_names(["ab", "cde"], 3, position, words)
+    assert classes.names == ("ab", "cde")
     for row, (name, context_positions) in enumerate(zip(("ab", "cde"), classes.context_positions, strict=True)):
-        template = {"end": f"XXX{name}.", "middle": f"X{name}XX.", "front": f"{name}XXX."}[position]
+        phrase = f"{words} {name}" if words else name
+        template = {"end": f"XXX{phrase}.", "middle": f"X{phrase}XX.", "front": f"{phrase}XXX."}[position]
         (expected,) = tokenizer([template])
         assert (expected[context_positions] == ord("X")).all()
         torch.testing.assert_close(classes.ids[row].index_fill(0, context_positions, ord("X")), expected)

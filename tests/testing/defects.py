@@ -431,7 +431,7 @@ def misread(weights: str) -> Backbone:
     """Class names are tokenised with the full stop missing."""
     backbone = tiny_backbone()
     make = backbone.class_tokens
-    backbone.class_tokens = lambda names, n, position="front": make(names, n, "front")  # type: ignore[method-assign, misc]
+    backbone.class_tokens = lambda names, n, position="front", words="": make(names, n, "front", words)  # type: ignore[method-assign, misc]
     return backbone
 
 

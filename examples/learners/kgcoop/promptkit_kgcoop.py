@@ -5,13 +5,13 @@ Yao, Zhang and Xu, Visual-Language Prompt Tuning with Knowledge-guided Context O
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from promptkit import hookimpl
-from promptkit.components import ContextPrompts, Loss, PromptGenerator
+from promptkit.components import ContextPrompts, Loss, PromptGenerator, Scene, read_templates
 from promptkit.learner import Recipe
 from promptkit.tensors import Outputs
 
@@ -33,8 +33,13 @@ class KgCoOpLoss(Loss):
         weight: Annotated[float, "weight of the distance"] = 8.0
         template: Annotated[str, "the teacher's prompt, with one {} for the class name"] = "a photo of a {}."
 
+    def __init__(self, options: Any, scene: Scene) -> None:
+        """Raises ConfigError for a template without one {}."""
+        super().__init__(options, scene)
+        self.prompts = read_templates(options.template, "loss.template")
+
     def templates(self) -> Sequence[str]:
-        return (self.options.template,)
+        return self.prompts
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         assert outputs.teacher is not None
@@ -62,6 +67,8 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
             prompts="kgcoop",
             loss="kgcoop",
             settings={"train.epochs": 100, "train.batch_size": 128, "train.lr": 0.002, "data.shots": 16},
+            # Where `CUSTOM_TEMPLATES` of `trainers/kgcoop.py` differs from those of CoOp's data sets.
+            datasets={"dtd": {"loss.template": "a photo of a {}, a type of texture."}},
             paper="Yao et al., Knowledge-guided Context Optimization, CVPR 2023",
         ),
     )

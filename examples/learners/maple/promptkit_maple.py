@@ -4,6 +4,7 @@ Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,22 +23,22 @@ class MaPLePrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "tokens in each tower; ctx_init sets them where it is given"] = 2
-        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo"
+        n_ctx: Annotated[int, "learned tokens in each tower; further words of ctx_init stay as they are"] = 2
+        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
         depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer"] = 9
 
     def __init__(self, options: Any, scene: Scene) -> None:
-        """Raises ConfigError for a depth below 1."""
+        """Raises ConfigError for a depth below 1, and for an n_ctx where no word of ctx_init ends."""
         super().__init__(options, scene)
         if options.depth < 1:
             raise ConfigError(f"prompts.depth={options.depth}: expected at least 1")
+        self.learn_first(options.n_ctx)
         backbone = scene.backbone
         depth = min(options.depth, backbone.text_depth, len(backbone.intermediate_widths))
         tokens = self.ctx.shape[-2]
         self.deep = nn.Parameter(0.02 * torch.randn(depth - 1, tokens, backbone.text_width))
-        self.couple = nn.ModuleList(
-            nn.Linear(backbone.text_width, backbone.intermediate_widths[0]) for _ in range(depth)
-        )
+        first, deeper = (nn.Linear(backbone.text_width, backbone.intermediate_widths[0]) for _ in range(2))
+        self.couple = nn.ModuleList([first, *(deepcopy(deeper) for _ in range(depth - 1))])
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
         return TextPrompts(self.ctx[None], self.deep if len(self.deep) else None)

@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from promptkit import hookimpl
 from promptkit.components import ContextPrompts, PromptGenerator
@@ -27,6 +28,7 @@ class PLOTPrompts(ContextPrompts):
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = ""
         entropy: Annotated[float, "weight of the plan's entropy, above 0"] = 0.1
         iterations: Annotated[int, "of Sinkhorn's algorithm"] = 100
+        pooled: Annotated[bool, "add the logits of pooled image and mean prompt, as the authors do on ImageNet"] = False
 
 
 class PLOT(Learner):
@@ -40,7 +42,11 @@ class PLOT(Learner):
         text = view.text.expand(len(view.patches), -1, -1, -1)
         similarity = torch.einsum("bpd,bckd->bcpk", view.patches, text).float()
         plan = sinkhorn(1 - similarity, options.entropy, options.iterations)
-        return self.scene.backbone.logit_scale * (plan * similarity).sum((-2, -1))
+        logits = self.scene.backbone.logit_scale * (plan * similarity).sum((-2, -1))
+        if options.pooled:
+            mean = F.normalize(view.text.mean(2), dim=-1).expand(len(logits), -1, -1)
+            logits = logits + self.scene.backbone.logit_scale * torch.einsum("bd,bcd->bc", view.image, mean)
+        return logits
 
 
 @torch.no_grad()
@@ -72,7 +78,12 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
             summary="PLOT: several prompts for a class, matched with image patches by optimal transport",
             prompts="plot",
             learner=PLOT,
-            settings={"train.epochs": 50, "train.batch_size": 32, "train.lr": 0.002, "data.shots": 16},
+            settings={"train.epochs": 200, "train.batch_size": 128, "train.lr": 0.002, "data.shots": 16},
+            # `setup_cfg` of `train.py`
+            datasets={
+                "imagenet": {"train.epochs": 50, "prompts.pooled": True},
+                **{name: {"train.batch_size": 32} for name in ("oxford_flowers", "fgvc_aircraft", "stanford_cars")},
+            },
             paper="Chen et al., Prompt Learning with Optimal Transport, ICLR 2023",
         ),
     )

@@ -5,14 +5,14 @@ Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptkit import ConfigError, hookimpl
-from promptkit.components import ContextPrompts, Loss, PromptGenerator
+from promptkit.components import ContextPrompts, Loss, PromptGenerator, Scene, read_templates
 from promptkit.distributed import average
 from promptkit.learner import Learner, Recipe
 from promptkit.tensors import Outputs
@@ -23,8 +23,25 @@ class ProGradPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given"] = 16
+        n_ctx: Annotated[int, "context tokens, those in front of ctx_init's words zero at first"] = 16
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
+
+    def __init__(self, options: Any, scene: Scene) -> None:
+        """As `trainers/prograd.py`, which counts words: a comma is a token of its own, so that the last word of
+        "a type of pet, a photo of a" stays as it is.
+
+        Raises ConfigError when ctx_init has more words than n_ctx.
+        """
+        super().__init__(options, scene)
+        words = len(options.ctx_init.split())
+        if words > options.n_ctx:
+            raise ConfigError(
+                f"prompts.n_ctx={options.n_ctx}: ctx_init={options.ctx_init!r} has {words} words",
+                f"--set prompts.n_ctx={words}, or more",
+            )
+        if words:
+            self.learn_first(words)
+            self.ctx = nn.Parameter(F.pad(self.ctx.detach(), (0, 0, options.n_ctx - words, 0)))
 
 
 class ProGradLoss(Loss):
@@ -36,8 +53,13 @@ class ProGradLoss(Loss):
         strength: Annotated[float, "how much of a conflict is taken out; 1 is all of it"] = 1.0
         template: Annotated[str, "zero-shot CLIP's prompt, with one {} for the class name"] = "a photo of a {}."
 
+    def __init__(self, options: Any, scene: Scene) -> None:
+        """Raises ConfigError for a template without one {}."""
+        super().__init__(options, scene)
+        self.prompts = read_templates(options.template, "loss.template")
+
     def templates(self) -> Sequence[str]:
-        return (self.options.template,)
+        return self.prompts
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         assert outputs.teacher is not None
@@ -71,6 +93,18 @@ def align(ce: Tensor, kl: Tensor, strength: float = 1.0) -> Tensor:
     return ce - strength * along.clamp(max=0) * kl
 
 
+TEMPLATES = {
+    "oxford_pets": "a type of pet, a photo of a {}.",
+    "oxford_flowers": "a type of flower, a photo of a {}.",
+    "fgvc_aircraft": "a type of aircraft, a photo of a {}.",
+    "dtd": "a texture of {}.",
+    "eurosat": "a centered satellite photo of {}.",
+    "food101": "a type of food, a photo of {}.",
+    "ucf101": "a photo of a person doing {}.",
+}
+"""`CUSTOM_TEMPLATES` of `trainers/prograd.py`, for the teacher, and for the contexts to start from."""
+
+
 @hookimpl
 def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> None:
     register("prograd", ProGradPrompts)
@@ -91,6 +125,10 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
             loss="prograd",
             learner=ProGrad,
             settings={"train.epochs": 200, "train.batch_size": 32, "train.lr": 0.002, "data.shots": 16},
+            datasets={
+                name: {"loss.template": template, "prompts.ctx_init": template.removesuffix(" {}.")}
+                for name, template in TEMPLATES.items()
+            },
             paper="Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023",
         ),
     )

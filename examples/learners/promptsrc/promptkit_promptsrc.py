@@ -23,7 +23,7 @@ class PromptSRCPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "text tokens; ctx_init sets them where it is given"] = 4
+        n_ctx: Annotated[int, "learned text tokens; further words of ctx_init stay as they are"] = 4
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
         n_vision: Annotated[int, "image tokens"] = 4
         depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer"] = 9
@@ -35,6 +35,7 @@ class PromptSRCPrompts(ContextPrompts):
         super().__init__(options, scene)
         if min(options.n_vision, options.depth) < 1 or options.spread <= 0:
             raise ConfigError("prompts.n_vision and prompts.depth have to be at least 1, prompts.spread above 0")
+        self.learn_first(options.n_ctx)
         backbone = scene.backbone
         text_depth, vision_depth = (
             min(options.depth, n) for n in (backbone.text_depth, len(backbone.intermediate_widths))

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit import ConfigError, hookimpl
-from promptkit.components import PromptGenerator, Scene
-from promptkit.learner import Learner, Recipe, template_features
+from promptkit.components import PromptGenerator, Scene, read_templates, template_features
+from promptkit.learner import Learner, Recipe
 from promptkit.tensors import Batch, ClassTokens, ImageFeatures, View
 
 
@@ -34,6 +34,7 @@ class TipAdapterCache(PromptGenerator):
         shape = len(scene.classnames), options.places
         self.keys = nn.Parameter(torch.zeros(*shape, scene.backbone.joint_width))
         self.register_buffer("filled", torch.zeros(shape))
+        self.templates = read_templates(options.template)
         self.known: tuple[tuple[str, ...], Tensor] | None = None
 
     @torch.no_grad()
@@ -61,7 +62,7 @@ class TipAdapterCache(PromptGenerator):
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
         if self.known is None or self.known[0] != classes.names:
-            self.known = classes.names, template_features(self.scene, classes.names, [self.options.template])
+            self.known = classes.names, template_features(self.scene, classes.names, self.templates)
         return self.known[1][None, :, None]
 
 
@@ -76,6 +77,18 @@ class TipAdapter(Learner):
     def logits(self, view: View) -> Float[Tensor, "B C"]:
         votes = self.prompts.votes(view.image)
         return super().logits(view) + (votes if self.class_rows is None else votes[:, self.class_rows])
+
+
+IMAGENET_TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+"""`imagenet_templates` of `datasets/imagenet.py`."""
 
 
 @hookimpl
@@ -98,8 +111,10 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
                 "train.optimizer": "adamw",
                 "train.weight_decay": 0.01,
                 "train.warmup_epochs": 0,
+                "views.min_scale": 0.5,
                 "data.shots": 16,
             },
+            datasets={"imagenet": {"prompts.template": "\n".join(IMAGENET_TEMPLATES)}},
             paper="Zhang et al., Tip-Adapter, ECCV 2022",
         ),
     )

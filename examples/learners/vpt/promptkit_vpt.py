@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit import ConfigError, hookimpl
-from promptkit.components import PromptGenerator, Scene
-from promptkit.learner import Recipe, template_features
+from promptkit.components import PromptGenerator, Scene, read_templates, template_features
+from promptkit.learner import Recipe
 from promptkit.tensors import ClassTokens, ImageFeatures
 
 
@@ -34,6 +34,7 @@ class VPTPrompts(PromptGenerator):
         widths = scene.backbone.intermediate_widths
         depth = min(options.depth, len(widths))
         self.tokens = nn.Parameter(0.02 * torch.randn(depth, 1, options.n_ctx, widths[0]))
+        self.templates = read_templates(options.template)
         self.known: tuple[tuple[str, ...], Tensor] | None = None
 
     def vision(self) -> Float[Tensor, "J 1 M V"]:
@@ -44,7 +45,7 @@ class VPTPrompts(PromptGenerator):
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
         if self.known is None or self.known[0] != classes.names:
-            self.known = classes.names, template_features(self.scene, classes.names, [self.options.template])
+            self.known = classes.names, template_features(self.scene, classes.names, self.templates)
         return self.known[1][None, :, None]
 
 
@@ -60,7 +61,13 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
         Recipe(
             summary="VPT: deep prompts in the image tower alone",
             prompts="vpt",
-            settings={"train.epochs": 5, "train.batch_size": 4, "train.lr": 0.0025, "data.shots": 16},
+            settings={
+                "prompts.template": "a photo of a {}.",  # on every data set, as in `trainers/vpt.py`
+                "train.epochs": 5,
+                "train.batch_size": 4,
+                "train.lr": 0.0025,
+                "data.shots": 16,
+            },
             paper="Jia et al., Visual Prompt Tuning, ECCV 2022",
         ),
     )

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from albumentations import ImageOnlyTransform
 from albumentations.augmentations.pixel import functional as pixel
+from PIL import Image, ImageOps
 
 # An operation takes an RGB picture (H W 3, uint8) and a level, -10 to 10, and returns a picture of the same shape.
 # Where a direction means nothing only the level's size counts.
@@ -24,8 +25,7 @@ def autocontrast(image: np.ndarray, level: float) -> np.ndarray:
 
 def equalize(image: np.ndarray, level: float) -> np.ndarray:
     """Flatten each channel's histogram, whatever the level."""
-    flat: np.ndarray = pixel.equalize(image)
-    return flat
+    return np.asarray(ImageOps.equalize(Image.fromarray(image)))
 
 
 def posterize(image: np.ndarray, level: float) -> np.ndarray:

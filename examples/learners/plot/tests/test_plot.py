@@ -1,9 +1,10 @@
 """PLOT keeps the contract, and its defining term is the paper's."""
 
 import promptkit_plot
+import pytest
 import torch
 
-from promptkit.learner import Learner
+from promptkit.learner import Learner, Recipe
 from promptkit.tensors import Batch
 from promptkit.testing import build_recipe, check_recipe, registered
 
@@ -46,3 +47,26 @@ def test_logits_are_similarities_under_the_plan() -> None:
             plan = promptkit_plot.sinkhorn(1 - similarity, 0.1, 100)
             expected = learner.scene.backbone.logit_scale * (plan * similarity).sum()
             torch.testing.assert_close(outputs.logits[b, c], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pooled_logits_are_added_on_imagenet() -> None:
+    learner = build("plot", "data.dataset=imagenet")
+    outputs = learner(batch())
+    view, scale = outputs.views["image"], learner.scene.backbone.logit_scale
+    for b in range(2):
+        for c in range(len(NAMES)):
+            similarity = view.patches[b] @ view.text[0, c].T
+            plan = promptkit_plot.sinkhorn(1 - similarity, 0.1, 100)
+            mean = view.text[0, c].mean(0)
+            expected = scale * (plan * similarity).sum() + scale * view.image[b] @ (mean / mean.norm())
+            torch.testing.assert_close(outputs.logits[b, c], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "batch_size"), [("caltech101", 200, 128), ("imagenet", 50, 128), ("oxford_flowers", 200, 32)]
+)
+def test_settings_are_those_of_the_published_code(dataset: str, epochs: int, batch_size: int) -> None:
+    recipes: dict[str, Recipe] = {}
+    promptkit_plot.register_recipes(recipes.__setitem__)
+    settings = {**recipes["plot"].settings, **recipes["plot"].datasets.get(dataset, {})}
+    assert (settings["train.epochs"], settings["train.batch_size"]) == (epochs, batch_size)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from promptkit import ConfigError
-from promptkit.learner import Learner
+from promptkit.learner import Learner, Recipe
 from promptkit.tensors import Batch
 from promptkit.testing import build_recipe, check_recipe, registered
 
@@ -43,3 +43,18 @@ def test_a_class_with_too_many_images_says_so() -> None:
     learner = build("tip-adapter", "prompts.places=1")
     with pytest.raises(ConfigError, match="more than prompts"):
         learner.start([batch(), batch()])
+
+
+def test_crops_and_templates_are_those_of_the_published_code() -> None:
+    recipes: dict[str, Recipe] = {}
+    promptkit_tip_adapter.register_recipes(recipes.__setitem__)
+    assert recipes["tip-adapter"].settings["views.min_scale"] == 0.5
+    assert build("tip-adapter", "data.dataset=dtd").prompts.templates == ("{} texture.",)
+    learner = build("tip-adapter", "data.dataset=imagenet")
+    text = learner.encode_text(None)[0, :, 0]
+    by_hand = [
+        learner.scene.backbone.encode_captions([t.format(name) for t in promptkit_tip_adapter.IMAGENET_TEMPLATES])
+        for name in NAMES
+    ]
+    mean = torch.stack([features.mean(0) / features.mean(0).norm() for features in by_hand])
+    torch.testing.assert_close(text, mean)

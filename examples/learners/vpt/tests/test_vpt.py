@@ -31,3 +31,7 @@ def test_logits_are_of_prompted_images_and_plain_texts() -> None:
     image = backbone.encode_image(pixels, learner.prompts.tokens).pooled
     text = backbone.encode_captions([f"a photo of a {name}." for name in NAMES])
     torch.testing.assert_close(learner.eval().predict(Batch.of(pixels)), backbone.logit_scale * image @ text.T)
+
+
+def test_the_text_is_one_template_on_every_data_set() -> None:
+    assert build("vpt", "data.dataset=dtd").prompts.templates == ("a photo of a {}.",)
