@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks/run.py"
+IMAGE_TOWER = BENCHMARKS.with_name("image_tower.py")
 
 
 def test_every_table_in_its_quick_form() -> None:
@@ -16,3 +19,14 @@ def test_every_table_in_its_quick_form() -> None:
     tables = {row["table"] for row in rows}
     assert {"text", "steps", "eval", "largest"} <= tables
     assert [row["recipe"] for row in rows if row["table"] == "steps"] == ["coop", "cocoop", "gopro-reference"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does")
+def test_an_image_tower_each_way() -> None:
+    words = [sys.executable, IMAGE_TOWER, "--cnn", "test_resnet", "--vit", "", "--batch", "3", "--threads", "1"]
+    words += ["--rounds", "1", "--ways", "plain", "fused norms", "promptkit"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["way"] for row in rows] == ["plain", "fused norms", "promptkit"]
+    assert all(float(row["off"]) <= 1e-5 and row["images/s"] > 0 for row in rows)

@@ -32,7 +32,8 @@ class ImageSpec:
 class Intermediates:
     """Which vision blocks to read, and how each one's tokens (B N V) become what is kept (B ...).
 
-    The reduction runs as soon as the block has run, so that the tokens of all blocks are never held at once.
+    The reduction runs as soon as the block has run, so that the tokens of all blocks are never held at once. It sees the
+    images of one pass, which may be fewer than the batch: what it keeps of an image depends on that image alone.
     """
 
     reduce: Callable[[Float[Tensor, "B N V"]], Float[Tensor, "B ..."]]

@@ -13,6 +13,7 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
+from promptkit.backbones.cpu_images import BLOCK_BYTES, encode_in_chunks, keep_freed_memory, largest_output
 from promptkit.backbones.image_tower import ImageTower
 from promptkit.backbones.loading import load_model
 from promptkit.backbones.prompt_encoder import PromptEncoder
@@ -51,6 +52,7 @@ class OpenClipBackbone(Backbone):
         self.text_tower = TextTower(model)
         self.image_tower = ImageTower(model.visual)
         self.encoder = PromptEncoder(self.text_tower)
+        self._largest: int | None = None
         self.image = _image_spec(model)
         self.context_length = int(self.text_tower.source.context_length)
         self.text_width = self.text_tower.width
@@ -95,8 +97,23 @@ class OpenClipBackbone(Backbone):
         patches: bool = False,
     ) -> ImageFeatures:
         dtype = self.image_dtype
+        gradients = torch.is_grad_enabled() and prompts is not None
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            return self.image_tower.encode(pixels, prompts, intermediates, patches)
+            if pixels.device.type != "cpu" or gradients or self.compute.compile:
+                return self.image_tower.encode(pixels, prompts, intermediates, patches)
+            return encode_in_chunks(
+                lambda some, own: self.image_tower.encode(some, own, intermediates, patches),
+                pixels,
+                prompts,
+                max(1, BLOCK_BYTES // self._image_bytes(pixels.shape)),
+            )
+
+    def _image_bytes(self, shape: torch.Size) -> int:
+        """What one image takes at most between two layers. The first use on a CPU, which sets its allocator, finds out."""
+        if self._largest is None:
+            keep_freed_memory()
+            self._largest = largest_output(self.model.visual, torch.zeros(1, *shape[1:]))
+        return max(1, self._largest)
 
     def use_less_memory(self) -> bool:
         return self.encoder.halve_chunks()
