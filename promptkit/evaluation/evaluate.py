@@ -59,7 +59,7 @@ def evaluate(
         source = Source.evaluation(images[rank::n], image, batch_size, workers, strict, max_pixels)
         with worker_death_explained():
             own, left_out = _predict_all(list(learners.values()), source, batch_size, cache, on_batch)
-        unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
+        unreadable |= {image.path: image for image in distributed.gather_objects(list(left_out))}
         # Every process saw every n-th picture, once, and now all know what the others saw.
         predicted_rows = torch.empty(len(learners), len(images), 3, dtype=torch.float64)
         for first, part in enumerate(distributed.gather_objects([own])):

@@ -83,8 +83,7 @@ class Run:
         train = config.train
         if train.epochs < 0 or train.batch_size < 1 or train.cached_views < 0:
             raise ConfigError(
-                f"epochs={train.epochs}, batch_size={train.batch_size}, cached_views={train.cached_views}: "
-                "expected at least 0, 1 and 0"
+                f"epochs={train.epochs}, batch_size={train.batch_size}, cached_views={train.cached_views}: expected at least 0, 1 and 0"
             )
         if train.cached_views and not cache:
             raise ConfigError(
