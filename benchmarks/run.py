@@ -22,7 +22,6 @@ from measuring import best, check, classnames, learner_for, ratios, report, rese
 from text_tower import text
 
 from promptkit.backbones.base import Backbone
-from promptkit.backbones.prompt_encoder import PromptEncoder
 from promptkit.build import build_learner, build_views, load_backbone
 from promptkit.config import resolve
 from promptkit.learner import Learner
@@ -182,14 +181,12 @@ def evaluation(options: argparse.Namespace) -> None:
 
 
 def largest(options: argparse.Namespace) -> None:
-    """(e): how many pictures one unchunked pass of the encoder takes in a budget, by the encoder's own estimate."""
+    """(e): for how many pictures the encoder keeps all that gradients need in a budget, by its own estimate."""
     n_classes, budget = (20, 10**8) if options.quick else (1000, 8 * 10**9)
     backbone: Any = learner_for("coop", options, 2).scene.backbone
     classes = backbone.class_tokens(classnames(n_classes), 4)
-    encoder: PromptEncoder = backbone.encoder
-    encoder.memory_bytes = budget
-    rows, _ = encoder._steps(10**6, False, classes, torch.device("cpu"), True)
-    report("largest", C=n_classes, M=4, budget_GB=budget / 1e9, B=rows)
+    cost = backbone.encoder._cost(False, classes, torch.device("cpu"))
+    report("largest", C=n_classes, M=4, budget_GB=budget / 1e9, B=budget // cost.everything)
 
 
 TABLES = {"text": text, "steps": steps, "memory": memory, "views": views, "eval": evaluation, "largest": largest}

@@ -108,7 +108,7 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
 
 def padded(tower: TextTower, classes: ClassTokens) -> Layout:
     """A shared prefix, but every class's rest padded to the longest."""
-    layout = Layout.of(tower, classes, False, torch.device("cpu"))
+    layout = Layout.of(tower, classes, False, torch.device("cpu"), True)
     assert layout is not None
     assert layout.start is not None
     assert layout.shared is not None

@@ -99,7 +99,7 @@ class OpenClipBackbone(Backbone):
         dtype = self.image_dtype
         gradients = torch.is_grad_enabled() and prompts is not None
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            if pixels.device.type != "cpu" or gradients or self.compute.compile:
+            if pixels.device.type != "cpu" or gradients or self.settings.compile:
                 return self.image_tower.encode(pixels, prompts, intermediates, patches)
             return encode_in_chunks(
                 lambda some, own: self.image_tower.encode(some, own, intermediates, patches),

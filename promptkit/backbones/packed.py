@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from promptkit.backbones.segments import Bucket, Segment
+from promptkit.backbones.attention import Keys, attend
+from promptkit.backbones.frozen_block import frozen_block, is_frozen
+from promptkit.backbones.segments import Segment
 from promptkit.backbones.text_tower import TextTower, mark_slots
 from promptkit.tensors import ClassTokens
-
-Keys = tuple[Tensor, Tensor]
-"""Keys and values of a prefix, (#R H P d) each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +33,13 @@ class Layout:
     rest: Segment
 
     @staticmethod
-    def of(tower: TextTower, classes: ClassTokens, per_class: bool, device: torch.device) -> "Layout | None":
-        """None when some text is read in its prefix, which no encoder that reads an end token does."""
+    def of(
+        tower: TextTower, classes: ClassTokens, per_class: bool, device: torch.device, frozen: bool
+    ) -> "Layout | None":
+        """Nothing is constant where the tower isn't `frozen`.
+
+        None when some text is read in its prefix, which no encoder that reads an end token does.
+        """
         words, numbers = (ids.cpu() for ids in mark_slots(classes))
         end = tower.read_at(words)
         common = (words == words[:1]) & (numbers == numbers[:1])
@@ -43,7 +47,7 @@ class Layout:
             common &= numbers < 0
         prefix = min(int(common.all(0).int().cumprod(0).sum()), int(end.min()))
         open_places = (numbers[0, :prefix] >= 0).nonzero()
-        start = int(open_places[0]) if len(open_places) else prefix
+        start = (int(open_places[0]) if len(open_places) else prefix) if frozen else 0
         if classes.context_positions.numel() and bool((end[:, None] < classes.context_positions.cpu()).any()):
             return None
         one = words[:1], numbers[:1]
@@ -68,8 +72,13 @@ def _run_start(tower: TextTower, segment: Segment) -> Iterator[Keys]:
 
 
 def encode_packed(
-    tower: TextTower, context: Float[Tensor, "R #C M W"], deep: Float[Tensor, "J M W"] | None, layout: Layout
+    tower: TextTower,
+    context: Float[Tensor, "R #C M W"],
+    deep: Float[Tensor, "J M W"] | None,
+    layout: Layout,
+    recompute: bool = False,
 ) -> Float[Tensor, "R C D"]:
+    """`recompute`: frozen blocks keep their inputs alone."""
     shared = layout.shared.embed(tower, context) if layout.shared else None
     rest = layout.rest.embed(tower, context)
     for j, block in enumerate(tower.blocks):
@@ -78,11 +87,11 @@ def encode_packed(
         if layout.shared and shared is not None:
             if deep is not None and 1 <= j <= len(deep):
                 shared = layout.shared.replace(shared, deep[j - 1][layout.shared.number][None])
-            shared, keys = _step(tower, block, shared, layout.shared, prefix, "none" if final else "all")
+            shared, keys = _step(tower, block, shared, layout.shared, prefix, "none" if final else "all", recompute)
             prefix = _append(prefix, keys)
         if deep is not None and 1 <= j <= len(deep) and len(layout.rest.context_positions):
             rest = layout.rest.replace(rest, deep[j - 1][layout.rest.number][None])
-        rest, _ = _step(tower, block, rest, layout.rest, prefix, "last" if final else "all")
+        rest, _ = _step(tower, block, rest, layout.rest, prefix, "last" if final else "all", recompute)
     pooled = rest.expand(len(context), -1, -1).index_select(1, layout.rest.restore)
     return tower.project(pooled)
 
@@ -101,11 +110,14 @@ def _step(
     segment: Segment,
     prefix: Keys | None,
     queries: Literal["all", "last", "none"],
+    recompute: bool = False,
 ) -> tuple[Tensor, Keys]:
     """One block over a segment: the new tokens (all, or the last of each text) and this segment's keys and values.
 
     The keys and values that come back are those of a segment of one text; nothing else is ever a prefix.
     """
+    if queries == "all" and not tower.compiled and is_frozen(block):
+        return frozen_block(block, x, segment, prefix, recompute)
     attn, heads = block.attn, block.attn.num_heads
     width = x.shape[-1]
     normed = block.ln_1(x)
@@ -124,44 +136,9 @@ def _step(
     if queries == "none":
         return x, keys
     q = _norm(attn, "ln_q", torch.unflatten(q, -1, (heads, -1)))
-    attended = [_attend(q, k, v, bucket, prefix, queries) for bucket in segment.buckets]
-    return tower.finish(block, x, attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)), keys
+    return tower.finish(block, x, attend(q, k, v, segment, prefix, queries)), keys
 
 
 def _norm(attn: Any, name: str, x: Tensor) -> Tensor:
     normed: Tensor = getattr(attn, name)(x) if hasattr(attn, name) else x  # open_clip's custom block may have qk-norm
     return normed
-
-
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, prefix: Keys | None, queries: Literal["all", "last"]
-) -> Float[Tensor, "R tokens H d"]:
-    """Attention of one bucket's queries (#R S H d) to the prefix and, causally, to their own text.
-
-    The prefix is not repeated for each text: its scores are one product over the queries of all texts.
-    """
-    n, longest = bucket.shape
-
-    def padded(t: Tensor) -> Tensor:  # (#R H texts L d)
-        picked = t[:, bucket.tokens].index_select(1, bucket.pad)
-        return torch.unflatten(picked, 1, (n, longest)).permute(0, 3, 1, 2, 4)
-
-    if queries == "all":
-        q, visible = padded(q), bucket.causal
-    else:
-        q, visible = q[:, bucket.texts].permute(0, 2, 1, 3)[:, :, :, None], bucket.until_last
-    k, v = padded(k), padded(v)
-    q = q * q.shape[-1] ** -0.5
-    scores = (q @ k.transpose(-1, -2)).masked_fill(~visible, -torch.inf)
-    if prefix is None:
-        out = scores.softmax(-1) @ v
-    else:
-        prefix_keys, prefix_values = prefix
-        split = prefix_keys.shape[2]
-        ahead = torch.unflatten(q.flatten(2, 3) @ prefix_keys.transpose(-1, -2), 2, q.shape[2:4])
-        scores = scores.expand(len(ahead), *scores.shape[1:])
-        weights = torch.cat([ahead, scores], dim=-1).softmax(-1).to(v.dtype)
-        out = weights[..., split:] @ v
-        out = out + torch.unflatten(weights[..., :split].flatten(2, 3) @ prefix_values, 2, q.shape[2:4])
-    out = out.permute(0, 2, 3, 1, 4).flatten(1, 2)
-    return out.index_select(1, bucket.unpad) if queries == "all" else out

@@ -12,21 +12,19 @@ import logging
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from promptkit.backbones.frozen_block import is_frozen
 from promptkit.backbones.packed import Layout, encode_packed
+from promptkit.backbones.passes import Cost, Keep, default_budget, pass_sizes, spans, what_to_keep
 from promptkit.backbones.text_tower import TextTower, encode_rows
 from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens, TextPrompts
 
 log = logging.getLogger("promptkit")
-
-HEAP_HOLES = 1.5
-"""What a pass makes a process on the CPU hold, over what its tensors do, as measured (`benchmarks/budget.py`)."""
 
 
 def encode_plain(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
@@ -40,10 +38,10 @@ def encode_plain(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -
 class PromptEncoder:
     """Text features under prompts, in as few passes as fit in memory.
 
-    `memory_bytes` bounds what a pass may hold; None takes half of a GPU's memory, or a quarter of the machine's. A
-    checkpointed pass holds its activations while it is computed, and computes them again for the backward pass:
-    `checkpoint` says whether passes are, when gradients are recorded; "auto": all but the last, whose backward pass comes
-    first.
+    `memory_bytes` bounds what all passes together may hold; None takes half of a GPU's memory, or a quarter of the
+    machine's. `checkpoint` says whether passes compute their activations again for the backward pass, when gradients are
+    recorded; "auto": where holding them all would exceed the bound, and no more of them than that takes
+    (`promptkit.backbones.passes`).
     """
 
     def __init__(self, tower: TextTower) -> None:
@@ -69,26 +67,26 @@ class PromptEncoder:
         if not n_classes:
             return context.new_empty(images, 0, n_prompts, self.tower.joint_width)
         rows = context.transpose(1, 2).flatten(0, 1)
-        gradients = torch.is_grad_enabled() and (context.requires_grad or (deep is not None and deep.requires_grad))
-        row_step, class_step = self._steps(len(rows), contexts > 1, classes, context.device, gradients)
-        passes = [(r, c) for r in _spans(len(rows), row_step) for c in _spans(n_classes, class_step)]
-        checkpointed = len(passes) if self.checkpoint == "on" else len(passes) - 1 if self.checkpoint == "auto" else 0
+        learned = context.requires_grad or (deep is not None and deep.requires_grad) or not self.tower.frozen
+        gradients = torch.is_grad_enabled() and learned
+        passes = self._plan(len(rows), contexts > 1, classes, context.device, gradients)
         encode = self._encode_afresh if len(passes) > 1 and context.device.type == "cpu" else self._encode
         features: dict[range, list[Tensor]] = {}
-        for number, (r, c) in enumerate(passes):
+        for r, c, keep in passes:
             chunk = rows[r.start : r.stop]
             if contexts > 1:
                 chunk = chunk[:, c.start : c.stop]
-            if gradients and number < checkpointed:
-                part = checkpoint(encode, chunk, deep, classes, c, use_reentrant=False, preserve_rng_state=False)
+            arguments = chunk, deep, classes, c, keep == "inputs"
+            if keep == "nothing":
+                part = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                part = encode(chunk, deep, classes, c)
+                part = encode(*arguments)
             features.setdefault(r, []).append(part)
         joined = torch.cat([torch.cat(parts, dim=1) for parts in features.values()])
         return torch.unflatten(joined, 0, (images, n_prompts)).transpose(1, 2)
 
     def halve_chunks(self) -> bool:
-        """Let the next passes hold half of what the last ones held, and nothing until the backward pass.
+        """Let the next passes hold half of what the last ones held.
 
         False when they were of one text each.
         """
@@ -100,50 +98,56 @@ class PromptEncoder:
         self._last_pass = (1, 1)  # if memory runs out again before text is encoded, smaller passes would not help
         return True
 
-    def _encode_afresh(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range) -> Tensor:
+    def _encode_afresh(self, *arguments: Any) -> Tensor:
         _return_what_is_freed()
-        return self._encode(context, deep, classes, some)
+        return self._encode(*arguments)
 
-    def _encode(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range) -> Tensor:
+    def _encode(
+        self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range, recompute: bool
+    ) -> Tensor:
         layout = self._layout(classes, some, context.shape[1] > 1, context.device)
         if layout is None:
             return encode_rows(self.tower, context, deep, _subset(classes, some))
-        return encode_packed(self.tower, context, deep, layout)
+        return encode_packed(self.tower, context, deep, layout, recompute)
 
     def _layout(self, classes: ClassTokens, some: range, per_class: bool, device: torch.device) -> Layout | None:
         """Made once for each set of classes. None: take the plain path."""
         if self._plain_because:
             return None
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        key = some, per_class, device, autocast, self.tower.source.transformer.get_cast_dtype()
+        key = some, per_class, device, autocast, self.tower.source.transformer.get_cast_dtype(), self.tower.frozen
         layouts = self._layouts.setdefault(classes, {})
         if key not in layouts:
             # A learner may be evaluated first, and inference tensors can't be used in training later.
             with torch.inference_mode(False), torch.no_grad():
-                layouts[key] = Layout.of(self.tower, _subset(classes, some), per_class, device)
+                some_classes = _subset(classes, some)
+                layouts[key] = Layout.of(self.tower, some_classes, per_class, device, self.tower.frozen)
         return layouts[key]
 
-    def _steps(
+    def _plan(
         self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device, gradients: bool
-    ) -> tuple[int, int]:
-        """How many rows, and how many classes, one pass may take."""
+    ) -> list[tuple[range, range, Keep]]:
+        """Rows, classes, and what is kept, of each pass."""
         n_classes = len(classes.names)
-        layout = self._layout(classes, range(n_classes), per_class, device)
+        cost = self._cost(per_class, classes, device)
+        budget = self.memory_bytes or default_budget(device)
+        row_step, class_step = pass_sizes(rows, n_classes, cost, budget, gradients, device.type == "cpu")
+        passes = [(r, c) for r in spans(rows, row_step) for c in spans(n_classes, class_step)]
+        share = row_step * class_step / n_classes
+        keeps: list[Keep] = ["all"] * len(passes)
+        if gradients and self.checkpoint == "on":
+            keeps = ["nothing"] * len(passes)
+        elif gradients and self.checkpoint == "auto":
+            keeps = what_to_keep(len(passes), cost, share, budget)
+        kept = keeps.count("all") * cost.everything + keeps.count("inputs") * cost.inputs if gradients else 0
+        self._last_pass, self._last_bytes = (row_step, class_step), int(share * (cost.work + kept))
+        return [(r, c, keep) for (r, c), keep in zip(passes, keeps, strict=True)]
+
+    def _cost(self, per_class: bool, classes: ClassTokens, device: torch.device) -> Cost:
+        layout = self._layout(classes, range(len(classes.names)), per_class, device)
         tokens = layout.tokens if layout else classes.ids.numel()
-        block = self.tower.blocks[0]
-        width, hidden = block.mlp.c_fc.in_features, block.mlp.c_fc.out_features
-        # A block keeps its two inputs, q, k, v (padded: twice), the attention and what the activation needs.
-        kept = 4 * (12 * width + 3 * hidden) * (len(self.tower.blocks) if gradients else 1)
-        row = max(1, int(kept * tokens * (HEAP_HOLES if device.type == "cpu" else 1)))
-        budget = self.memory_bytes or _default_budget(device)
-        steps = max(1, min(rows, budget // row)), max(1, min(n_classes, n_classes * budget // row))
-        self._last_pass, self._last_bytes = steps, row * steps[0] * steps[1] // n_classes
-        return steps
-
-
-def _spans(total: int, step: int) -> list[range]:
-    """Ranges of `step`; what is left over comes first, since the last pass is not computed twice."""
-    return [range(max(0, end - step), end) for end in range(total % step or step, total + 1, step)]
+        frozen = layout is not None and not self.tower.compiled and all(map(is_frozen, self.tower.blocks))
+        return Cost.of(self.tower.blocks[0], len(self.tower.blocks), tokens, frozen, device)
 
 
 def _subset(classes: ClassTokens, some: range) -> ClassTokens:
@@ -158,13 +162,6 @@ def _return_what_is_freed() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _default_budget(device: torch.device) -> int:
-    """Of what the device has, not of what is free at the moment: the same run is cut into the same passes."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 2
-    return int(psutil.virtual_memory().total) // 4
 
 
 def _why_plain(tower: TextTower) -> str:

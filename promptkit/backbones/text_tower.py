@@ -35,6 +35,14 @@ class TextTower:
         self.finish = torch.compile(finish_block, dynamic=True)
 
     @property
+    def frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.source.parameters())
+
+    @property
+    def compiled(self) -> bool:
+        return self.finish is not finish_block
+
+    @property
     def blocks(self) -> Any:
         return self.source.transformer.resblocks
 

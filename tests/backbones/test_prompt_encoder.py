@@ -167,9 +167,9 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
     passes: list[tuple[int, int]] = []
     encode = backbone.encoder._encode
 
-    def count(context: Any, deep: Any, classes: Any, some: range) -> Any:
+    def count(context: Any, deep: Any, classes: Any, some: range, recompute: bool) -> Any:
         passes.append((len(context), len(some)))
-        return encode(context, deep, classes, some)
+        return encode(context, deep, classes, some, recompute)
 
     monkeypatch.setattr(backbone.encoder, "_encode", count)
     backbone.encode_text(prompts, classes)
@@ -190,13 +190,14 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
 def test_what_is_left_over_comes_first(position: Position, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     classes = backbone.class_tokens(NAMES[:3], 2, position)
-    monkeypatch.setattr(backbone.encoder, "_steps", lambda *_: (2, 2))
+    backbone.configure(Compute(checkpoint="on"))
+    monkeypatch.setattr("promptkit.backbones.prompt_encoder.pass_sizes", lambda *_: (2, 2))
     passes: list[tuple[int, int]] = []
     encode = backbone.encoder._encode
     monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append((len(a[0]), len(a[3]))) or encode(*a))
     assert_same(both(backbone, torch.randn(5, 1, 1, 2, 32), None, classes))
     assert passes[:6] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 1), (2, 2)]
-    assert len(passes) == 11
+    assert len(passes) == 12
 
 
 @pytest.mark.parametrize("memory", [None, 1])

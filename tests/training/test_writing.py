@@ -53,7 +53,8 @@ def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(drive: Drive
                 os.dup2(write, 2)
                 os.dup2(write, 1)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-                sys.argv = ["promptkit", *words, "--cached-views", str(cache), "--epochs", str(epochs), "--out", f"{out}/run{name}"]
+                sys.argv = ["promptkit", *words, "--cached-views", str(cache), "--epochs", str(epochs)]
+                sys.argv += ["--out", f"{out}/run{name}"]
                 try:
                     promptkit.cli.main()
                 except SystemExit as end:

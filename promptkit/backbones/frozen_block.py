@@ -1,0 +1,146 @@
+"""A block of a frozen text tower that keeps, for the backward pass, what the gradients of its inputs need and no more.
+
+Autograd keeps about 19 widths a token with QuickGELU: what each small operation may need. Gradients of inputs need 9: input,
+queries, keys and values, what goes into the second norm, and into the activation; all else follows from them at little
+cost. The input alone will do where memory is short: then all of the block but its last linear map is computed again.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from promptkit.backbones.attention import Keys, attend
+from promptkit.backbones.segments import Segment
+
+aten: Any = torch.ops.aten
+ACTIVATIONS: dict[type[nn.Module], tuple[float, Any, Any]] = {
+    nn.GELU: (1.0, F.gelu, aten.gelu_backward),
+    QuickGELU: (1.702, F.silu, aten.silu_backward),
+}
+"""With (a, f, g): the activation of x is f(a x) / a, and g the gradient of f."""
+
+
+def is_frozen(block: Any) -> bool:
+    """Whether `frozen_block` computes what the block does: open_clip's plain block, nothing in it learned or hooked."""
+    parts = {
+        "ln_1": LayerNorm,
+        "ln_2": LayerNorm,
+        "attn": nn.MultiheadAttention,
+        "ls_1": nn.Identity,
+        "ls_2": nn.Identity,
+    }
+    return (
+        type(block) is ResidualAttentionBlock
+        and all(type(getattr(block, name)) is kind for name, kind in parts.items())
+        and [type(part) for part in block.mlp[::2]] == [nn.Linear, nn.Linear]
+        and type(block.mlp.gelu) in ACTIVATIONS
+        and getattr(block.mlp.gelu, "approximate", "none") == "none"
+        and not any(parameter.requires_grad for parameter in block.parameters())
+        and not any(part._forward_hooks or part._forward_pre_hooks for part in block.modules())
+        and not torch.is_autocast_enabled(block.ln_1.weight.device.type)
+    )
+
+
+def frozen_block(
+    block: Any, x: Float[Tensor, "#R S W"], segment: Segment, prefix: Keys | None, recompute: bool
+) -> tuple[Float[Tensor, "R S W"], Keys]:
+    """The new tokens, and the keys and values of the segment (R H S d).
+
+    `recompute` keeps the input alone. First-order gradients only, to the tokens and the prefix.
+    """
+    out, k, v = _FrozenBlock.apply(x, *(prefix or (None, None)), block, segment, recompute)
+    return out, (k.transpose(1, 2), v.transpose(1, 2))
+
+
+class _FrozenBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        prefix_keys: Tensor | None,
+        prefix_values: Tensor | None,
+        block: Any,
+        segment: Segment,
+        recompute: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        prefix = None if prefix_keys is None or prefix_values is None else (prefix_keys, prefix_values)
+        scale, activate, _ = ACTIVATIONS[type(block.mlp.gelu)]
+        qkv, middle, hidden = kept = _to_activation(block, x, segment, prefix)
+        project = block.mlp.c_proj
+        out = torch.addmm(project.bias, activate(hidden), project.weight.T, alpha=1 / scale)
+        out = out.view_as(middle).add_(middle)
+        ctx.block, ctx.segment = block, segment
+        ctx.save_for_backward(x, prefix_keys, prefix_values, *(() if recompute else kept))
+        ctx.set_materialize_grads(False)
+        _, k, v = _heads(block, qkv)
+        return out, k, v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, grad_k: Tensor | None, grad_v: Tensor | None) -> Any:
+        x, prefix_keys, prefix_values, *kept = ctx.saved_tensors
+        block, segment, attn = ctx.block, ctx.segment, ctx.block.attn
+        prefix = None if prefix_keys is None else (prefix_keys, prefix_values)
+        qkv, middle, hidden = kept or _to_activation(block, x, segment, prefix)
+        del kept
+        outputs, gradients = [], []
+        if grad is not None:
+            grad = _through_mlp(block, grad, middle, hidden)
+            gradients.append(torch.unflatten(grad @ attn.out_proj.weight, -1, (attn.num_heads, -1)))
+        del middle, hidden
+        with torch.enable_grad():  # its weights are quicker computed again than kept
+            qkv = qkv.detach().requires_grad_(ctx.needs_input_grad[0])
+            if prefix is not None:
+                prefix = tuple(t.detach().requires_grad_(ctx.needs_input_grad[1]) for t in prefix)
+            q, k, v = _heads(block, qkv)
+            if grad is not None:
+                outputs.append(attend(q, k, v, segment, prefix))
+        if ctx.needs_input_grad[0]:
+            outputs += [t for t, g in ((k, grad_k), (v, grad_v)) if g is not None]
+            gradients += [g for g in (grad_k, grad_v) if g is not None]
+        learned = [qkv] if ctx.needs_input_grad[0] else []
+        learned += prefix if prefix is not None and ctx.needs_input_grad[1] else []
+        found = list(torch.autograd.grad(outputs, learned, gradients, allow_unused=True))
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _norm_backward(block.ln_1, found.pop(0) @ attn.in_proj_weight, x)
+            if grad is not None:
+                grad_x += grad.sum(0, keepdim=True) if len(grad) > len(x) else grad
+        return grad_x, *(found or (None, None)), None, None, None
+
+
+def _heads(block: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = torch.unflatten(qkv, -1, (3, block.attn.num_heads, -1)).unbind(2)
+    return q, k, v
+
+
+def _to_activation(block: Any, x: Tensor, segment: Segment, prefix: Keys | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, the tokens between the two halves, and what goes into the activation, (tokens 4W)."""
+    attn, expand = block.attn, block.mlp.c_fc
+    scale = ACTIVATIONS[type(block.mlp.gelu)][0]
+    qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+    attended = attend(*_heads(block, qkv), segment, prefix).flatten(2)
+    middle = F.linear(attended, attn.out_proj.weight, attn.out_proj.bias).add_(x)
+    normed = block.ln_2(middle).flatten(0, 1)
+    hidden = torch.addmm(expand.bias, normed, expand.weight.T, beta=scale, alpha=scale)
+    return qkv, middle, hidden
+
+
+def _through_mlp(block: Any, grad: Tensor, middle: Tensor, hidden: Tensor) -> Tensor:
+    """Gradient of the tokens between the two halves. The scale of the activation cancels."""
+    backward = ACTIVATIONS[type(block.mlp.gelu)][2]
+    inner = backward(grad.flatten(0, 1) @ block.mlp.c_proj.weight, hidden) @ block.mlp.c_fc.weight
+    return _norm_backward(block.ln_2, inner.view_as(middle), middle).add_(grad)
+
+
+def _norm_backward(norm: Any, grad: Tensor, x: Tensor) -> Tensor:
+    _, mean, deviation = torch.native_layer_norm(x, norm.normalized_shape, None, None, norm.eps)
+    found: Tensor = aten.native_layer_norm_backward(
+        grad, x, norm.normalized_shape, mean, deviation, norm.weight, norm.bias, [True, False, False]
+    )[0]
+    return found
