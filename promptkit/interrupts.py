@@ -11,6 +11,7 @@ def remember() -> None:
     """Keep count of Ctrl-C from now on; for the program, not for a library that runs in somebody else's."""
     global _remembers
     _remembers = True
+    _pressed.clear()
 
     def handle(number: int, frame: FrameType | None) -> None:
         _pressed.append(number)

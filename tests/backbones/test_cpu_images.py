@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from promptkit.backbones import cpu_images, openclip
-from promptkit.backbones.base import Compute, Intermediates
+from promptkit.backbones.base import Intermediates
 from promptkit.backbones.cpu_images import keep_freed_memory, largest_output
 from promptkit.backbones.openclip import OpenClipBackbone, load_openclip
 from promptkit.backbones.tiny import tiny_backbone
+from promptkit.settings import BackboneSettings
 from promptkit.tensors import ImageFeatures
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -89,7 +90,7 @@ def test_what_is_trained_and_what_is_compiled_take_the_batch_whole(monkeypatch: 
     limit(monkeypatch, backbone, 2)
     sizes = sizes_of_passes(backbone)
     backbone.encode_image(torch.randn(5, 3, 32, 32), torch.randn(1, 1, 2, 48, requires_grad=True))
-    backbone.compute = Compute(compile=True)
+    backbone.settings = BackboneSettings(compile=True)
     backbone.encode_image(torch.randn(5, 3, 32, 32))
     assert sizes == [5, 5]
 

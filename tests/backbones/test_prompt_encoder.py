@@ -190,7 +190,7 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
 def test_what_is_left_over_comes_first(position: Position, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     classes = backbone.class_tokens(NAMES[:3], 2, position)
-    backbone.configure(Compute(checkpoint="on"))
+    backbone.configure(BackboneSettings(checkpoint="on"))
     monkeypatch.setattr("promptkit.backbones.prompt_encoder.pass_sizes", lambda *_: (2, 2))
     passes: list[tuple[int, int]] = []
     encode = backbone.encoder._encode

@@ -178,7 +178,7 @@ def test_what_is_no_file_is_an_error_and_does_not_hang(
     assert f"run/{name}" in done.err
     assert "Traceback" not in done.err
     (listed,) = list_runs(tmp_path)
-    assert listed.state == "damaged"
+    assert listed.status == "damaged"
 
 
 def test_a_link_to_a_whole_file_is_followed(run: Path, tmp_path: Path) -> None:

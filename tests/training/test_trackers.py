@@ -85,7 +85,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(
     monkeypatch.setattr(Recorder, method, fail)
     done = train("coop", "--out", "run", "--log", "tensorboard")
     assert done.status == 0, done.err
-    said = f"warning: tensorboard is disabled after an error: {type(error).__name__}: {error}; run/log.jsonl has it all"
+    said = f"warning: tensorboard is disabled after an error, for run: {type(error).__name__}: {error}; log.jsonl has it all"
     assert done.err.count(said) == 1
     assert read_metadata(tmp_path / "run").epoch == 2
     assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2

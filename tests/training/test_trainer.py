@@ -91,10 +91,10 @@ def out_of_memory(running: Trainer, monkeypatch: pytest.MonkeyPatch, until: int 
     encoder = running.learner.scene.backbone.encoder
     encode = encoder._encode
 
-    def encode_some(context, deep, classes, some):  # type: ignore[no-untyped-def]
+    def encode_some(context, *rest):  # type: ignore[no-untyped-def]
         if until is None or len(context) > until:
             raise torch.OutOfMemoryError("tried to allocate 20 GiB")
-        return encode(context, deep, classes, some)
+        return encode(context, *rest)
 
     monkeypatch.setattr(encoder, "_encode", encode_some)
 

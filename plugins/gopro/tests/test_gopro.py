@@ -129,10 +129,10 @@ def literal(learner: Learner, seen: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits (B C) and loss terms."""
     clip, prompts, projector = learner.scene.backbone.model, learner.prompts, learner.projector
     image, text = {}, {}
-    for view, images in seen.views.items():
+    for view, batch in seen.views.items():
         images, texts = [], []
-        for image in images:
-            feature, blocks = image_tower(clip.visual, image)
+        for pixels in batch:
+            feature, blocks = image_tower(clip.visual, pixels)
             ctx = torch.stack([token + literal_shift(prompts, blocks, view) for token in prompts.ctx[0, 0]])
             images.append(feature)
             texts.append(torch.stack([text_feature(clip, ctx, name) for name in NAMES]))
