@@ -116,3 +116,22 @@ def train(promptkit: Command, images: Path) -> Command:
         return promptkit("train", recipe, "--data", images, *tiny, "--epochs", 2, "--shots", 4, *words)
 
     return run
+
+
+@pytest.fixture
+def no_file() -> Callable[[Path, str], Path]:
+    """Puts something in a file's place that can't be read as one: a fifo, folder, device, broken link, or a huge file."""
+
+    def make(path: Path, kind: str) -> Path:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "huge":
+            with path.open("wb") as file:
+                file.truncate(2**40)
+        else:
+            path.symlink_to({"device": "/dev/zero", "broken link": "nowhere"}[kind])
+        return path
+
+    return make

@@ -18,8 +18,8 @@ def list_(debug: options.Debug = False) -> None:
     from rich.table import Table
 
     from promptkit.cli.console import console, escape
-    from promptkit.data.cachefolder import cache_folder, cached_files
-    from promptkit.data.shards import format_bytes
+    from promptkit.features.folder import cache_folder, cached_files
+    from promptkit.features.shards import format_bytes
 
     files = cached_files()
     sizes: dict[tuple[str, str], int] = {}
@@ -54,9 +54,9 @@ def clear(
 ) -> None:
     """Delete what is kept, all of it or what the options choose; it is computed again when it is needed."""
     from promptkit.cli.console import console
-    from promptkit.data.cachefolder import cache_folder, select
-    from promptkit.data.shards import delete_unused, format_bytes
     from promptkit.errors import OutputError
+    from promptkit.features.folder import cache_folder, select
+    from promptkit.features.shards import delete_unused, format_bytes
 
     deleted, freed, in_use = 0, 0, 0
     for file in list(select(backbone, data, older_than * 86400)):

@@ -1,1 +1,1 @@
-"""From what is on disk to batches: layouts (folders -> Dataset), splits (who trains, who tests), loading (pixels)."""
+"""From what is on disk to batches: layouts (folders -> Dataset), selection (who trains, who tests), loading (pixels)."""

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from promptkit import distributed
 from promptkit.backbones.base import FeatureSpec
-from promptkit.data.features import cached_features
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset, Item
 from promptkit.data.loading import worker_death_explained
-from promptkit.data.sources import Source, is_cacheable
 from promptkit.errors import DataError, OutputError
+from promptkit.features.cache import cached_features
+from promptkit.features.sources import Source, is_cacheable
 from promptkit.learner import Learner
 from promptkit.metrics import STANDARD, Metric, Predictions, Scores
 from promptkit.settings import LoaderSettings

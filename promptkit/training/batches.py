@@ -10,11 +10,11 @@ from rich.progress import Progress
 from promptkit import distributed
 from promptkit.components import Views
 from promptkit.config import RunConfig
-from promptkit.data.features import CachedBatches, cached_features
 from promptkit.data.layouts import Item
 from promptkit.data.loading import Loader, train_loader
-from promptkit.data.sources import Source, is_cacheable
 from promptkit.errors import ConfigError
+from promptkit.features.cache import CachedBatches, cached_features
+from promptkit.features.sources import Source, is_cacheable
 from promptkit.learner import Learner
 from promptkit.settings import LoaderSettings
 

@@ -35,7 +35,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def small_feature_caches_are_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("promptkit.data.features.LARGE", 0)
+    monkeypatch.setattr("promptkit.features.cache.LARGE", 0)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_no_room_stops_a_feature_cache_but_no_evaluation(
 def test_an_interrupted_feature_cache_leaves_nothing(
     train: Command, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptkit.data.shards import ShardWriter
+    from promptkit.features.shards import ShardWriter
 
     monkeypatch.setattr(ShardWriter, "finish", lambda *_: signal.raise_signal(signal.SIGINT))
     done = train("coop", "--out", "run", "--cached-views", 1)

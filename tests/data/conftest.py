@@ -1,4 +1,3 @@
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,24 +28,5 @@ def noise() -> Callable[..., Image.Image]:
 
     def make(width: int = 32, height: int = 24, seed: int = 0) -> Image.Image:
         return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-    return make
-
-
-@pytest.fixture
-def no_file() -> Callable[[Path, str], Path]:
-    """Puts something in a file's place that can't be read as one: a fifo, folder, device, broken link, or a huge file."""
-
-    def make(path: Path, kind: str) -> Path:
-        if kind == "fifo":
-            os.mkfifo(path)
-        elif kind == "folder":
-            path.mkdir()
-        elif kind == "huge":
-            with path.open("wb") as file:
-                file.truncate(2**40)
-        else:
-            path.symlink_to({"device": "/dev/zero", "broken link": "nowhere"}[kind])
-        return path
 
     return make

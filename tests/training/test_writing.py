@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptkit.data.shards import ShardWriter
+from promptkit.features.shards import ShardWriter
 from promptkit.runs import tensorfile
 from promptkit.runs.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, read_metadata, read_tensors
 from promptkit.runs.folder import RunFolder

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptkit.data.shards import SUFFIX, Contents, DamagedShardError, Shard, delete_unused
 from promptkit.errors import ConfigError
+from promptkit.features.shards import SUFFIX, Contents, DamagedShardError, Shard, delete_unused
 
 log = logging.getLogger("promptkit")
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptkit.data.cachefolder import delete_leftovers, feature_folder, keep_to_limit
-from promptkit.data.shards import DIGEST, SUFFIX, DamagedShardError, Shard, ShardWriter
+from promptkit.features.folder import delete_leftovers, feature_folder, keep_to_limit
+from promptkit.features.shards import DIGEST, SUFFIX, DamagedShardError, Shard, ShardWriter
 
 log = logging.getLogger("promptkit")
 

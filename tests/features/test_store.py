@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from promptkit.data import cachefolder, shards
-from promptkit.data.cachefolder import cached_files, delete_leftovers
-from promptkit.data.shards import DamagedShardError, Shard, ShardWriter, delete_unused
-from promptkit.data.store import FeatureKey, FeatureStore, image_digest, open_store
 from promptkit.errors import ConfigError
+from promptkit.features import shards
+from promptkit.features.folder import LIMIT, cached_files, delete_leftovers
+from promptkit.features.shards import DamagedShardError, Shard, ShardWriter, delete_unused
+from promptkit.features.store import FeatureKey, FeatureStore, image_digest, open_store
 
 Command = Callable[..., "Finished"]
 
@@ -165,7 +165,7 @@ def start(code: str, *words: object) -> subprocess.Popen[str]:
 FILL = """
     import sys
     import numpy as np
-    from promptkit.data import store
+    from promptkit.features import store
     store.SHARD_BYTES = 1000
     opened = store.open_store(store.FeatureKey({"part": "pooled"}))
     print("ready", flush=True)
@@ -241,12 +241,12 @@ def test_the_least_recently_used_go_when_the_limit_is_reached(cache: Path, monke
         age(file.path, days)
     used = open_store(KEY)
     assert used.missing(names(10)) == []  # the oldest is in use, and was used last
-    monkeypatch.setenv(cachefolder.LIMIT, str(3.5 * old.size / 1e9))
+    monkeypatch.setenv(LIMIT, str(3.5 * old.size / 1e9))
     keep(names(10, 30))
     assert old.path.exists()
     assert not middle.path.exists()
     assert new.path.exists()
-    monkeypatch.setenv(cachefolder.LIMIT, "1e-9")
+    monkeypatch.setenv(LIMIT, "1e-9")
     keep(names(10, 40))
     assert old.path.exists()
     assert not new.path.exists()
@@ -254,7 +254,7 @@ def test_the_least_recently_used_go_when_the_limit_is_reached(cache: Path, monke
 
 @pytest.mark.parametrize("text", ["much", "-1", "0", "nan", "inf"])
 def test_a_limit_that_is_no_number_is_an_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cachefolder.LIMIT, text)
+    monkeypatch.setenv(LIMIT, text)
     with pytest.raises(ConfigError, match="expected a number of gigabytes"):
         keep(names(1))
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from promptkit.backbones.base import FeatureSpec
-from promptkit.data.cachefolder import feature_folder
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item
 from promptkit.data.loading import EpochSampler, Loaded, share
-from promptkit.data.shards import format_bytes
-from promptkit.data.sources import Source, parts_of, split_parts
-from promptkit.data.store import FeatureStore, Rows, open_store
 from promptkit.errors import DataError, OutputError
+from promptkit.features.folder import feature_folder
+from promptkit.features.shards import format_bytes
+from promptkit.features.sources import Source, parts_of, split_parts
+from promptkit.features.store import FeatureStore, Rows, open_store
 from promptkit.tensors import Batch, ImageFeatures, NoPixels
 
 log = logging.getLogger("promptkit")

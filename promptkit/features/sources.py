@@ -21,8 +21,8 @@ from promptkit.backbones.base import FeatureSpec, ImageSpec
 from promptkit.components import Views
 from promptkit.data.layouts import Item
 from promptkit.data.loading import Loaded, Loader, eval_loader, train_loader
-from promptkit.data.store import FeatureKey, image_digest
 from promptkit.errors import OutputError
+from promptkit.features.store import FeatureKey, image_digest
 from promptkit.settings import LoaderSettings
 from promptkit.tensors import ImageFeatures
 
