@@ -112,6 +112,14 @@ class Learner(nn.Module):
             return None
         return FeatureSpec(self.scene.backbone, self.prompts.intermediates(), self.needs_patches)
 
+    @property
+    def read_blocks(self) -> tuple[str, ...]:
+        """The names of the vision blocks that the prompts read, in this backbone."""
+        intermediates, names = self.prompts.intermediates(), self.scene.backbone.intermediate_names
+        if intermediates is None or intermediates.blocks is None:
+            return names if intermediates else ()
+        return tuple(names[index] for index in sorted({index % len(names) for index in intermediates.blocks}))
+
     # What a learner is made of, step by step.
 
     def image_features(self, batch: Batch) -> ImageFeatures:

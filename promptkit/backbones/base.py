@@ -38,7 +38,7 @@ class Intermediates:
 
     reduce: Callable[[Float[Tensor, "B N V"]], Float[Tensor, "B ..."]]
     blocks: Sequence[int] | None = None
-    """Counted from 0, negative from the end; None reads all of them."""
+    """Counted from 0, negative from the end; None reads all that the tower offers."""
 
 
 class Backbone(nn.Module, ABC):
@@ -46,6 +46,7 @@ class Backbone(nn.Module, ABC):
 
     name: str
     weights: str
+    """What was loaded: a tag, a file, "own weights" of a folder or repository, or "none"."""
     image: ImageSpec
     context_length: int
     """Text positions, start and end tokens included."""
@@ -54,6 +55,8 @@ class Backbone(nn.Module, ABC):
     joint_width: int
     intermediate_widths: tuple[int, ...]
     """The width V of every block that can be read, first to last."""
+    intermediate_names: tuple[str, ...]
+    """What the tower calls these blocks. A tower may have more, which can't be read."""
     settings: BackboneSettings = BackboneSettings()
 
     def configure(self, settings: BackboneSettings) -> None:

@@ -25,6 +25,8 @@ class ImageTower:
         found = list(_blocks(visual))
         self.blocks = [block for block, _ in found]
         self.widths = tuple(width for _, width in found)
+        names = {module: name for name, module in visual.named_modules()}
+        self.names = tuple(names[block].removeprefix("trunk.") for block in self.blocks)
 
     def compile(self) -> None:
         """Block by block, so that intermediates and prompts, which are hooks on the blocks, stay outside."""

@@ -35,8 +35,12 @@ class Source(NamedTuple):
     place: str
 
 
-def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer]:
-    """See `load_openclip`."""
+OWN = "own weights"
+"""What the weights of a schema are called: they came with the model, whatever `weights` says."""
+
+
+def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer, str]:
+    """See `load_openclip`. The last is what the weights that were loaded are called."""
     with _quiet():
         source = _parse(name)
         text = _text_config(source)
@@ -51,7 +55,7 @@ def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer]:
         model = _create(source, weights, arguments)
     if not arguments["require_pretrained"]:
         log.warning("random weights: %s has learned nothing", source.name)
-    return model, tokenizer
+    return model, tokenizer, OWN if source.schema and arguments["require_pretrained"] else weights
 
 
 def _parse(name: str) -> Source:

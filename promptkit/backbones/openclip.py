@@ -28,13 +28,14 @@ def load_openclip(name: str, weights: str) -> "OpenClipBackbone":
 
     `name` is an architecture ("ViT-B-16" or "ViT-B/16"), "local-dir:PATH" or "hf-hub:ORG/REPO". `weights` is a
     pretrained tag, a file, or "none" for random weights, always the same ones; the two schemas bring their own and
-    ignore it, except that "none" allows a local-dir without a weights file.
+    ignore it, except that "none" allows a local-dir without a weights file. `Backbone.weights` says what was loaded:
+    "own weights" where a schema brought them.
 
     Raises UnknownNameError for an architecture or tag that open_clip doesn't know, BackboneError for weights or a
     tokenizer that can't be had, and for a text tower that prompts can't be spliced into.
     """
-    model, tokenizer = load_model(name, weights)
-    return OpenClipBackbone(model, tokenizer, name, weights)
+    model, tokenizer, loaded = load_model(name, weights)
+    return OpenClipBackbone(model, tokenizer, name, loaded)
 
 
 class OpenClipBackbone(Backbone):
@@ -59,6 +60,7 @@ class OpenClipBackbone(Backbone):
         self.text_depth = len(self.text_tower.blocks)
         self.joint_width = self.text_tower.joint_width
         self.intermediate_widths = self.image_tower.widths
+        self.intermediate_names = self.image_tower.names
         self.prompt_tokenizer = PromptTokenizer(tokenizer, self.context_length)
 
     def configure(self, settings: BackboneSettings) -> None:

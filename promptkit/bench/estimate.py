@@ -1,60 +1,163 @@
-"""How long the rest of a bench takes, from what the logs of its runs say of those that began before."""
+"""How long the rest of a bench takes: what its runs took so far, and a few steps of the learners that have not run."""
 
+import logging
+import time
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from promptkit.bench.pace import Clock, Pace, measure
+from promptkit.bench.plan import Training, images
+from promptkit.bench.protocols import Target
 from promptkit.bench.runner import UNTRAINED, Runner
+from promptkit.data.features import count_missing
+from promptkit.data.layouts import Dataset
+from promptkit.data.sources import Source
 from promptkit.files import plain_json
 from promptkit.runs.checkpoint import LOG
+from promptkit.settings import LoaderSettings
+
+log = logging.getLogger("promptkit")
+
+WORTH_MEASURING = 64
+"""Batches; the steps that are measured first would be a good part of less work."""
+
+Kind = tuple[str, str, str]
+"""Trainings of one learner on the same classes, which cost the same for each image."""
 
 
-def seconds_left(runner: Runner) -> float | None:
-    """Of training in the runner's shard; None before any epoch of any run is done.
+@dataclass(frozen=True)
+class Remaining:
+    """Seconds, as far as they are known, and the learners of which something is not known."""
 
-    A learner that has no epoch behind it is taken to be as fast as the others.
-    """
-    seen: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    for training in runner.plan.trainings:
-        images, seconds = _logged(runner.path(training))
-        seen[training.config.recipe][0] += images
-        seen[training.config.recipe][1] += seconds
-    everything = [sum(column) for column in zip(*seen.values(), strict=True)]
-    left = {learner: images for learner, images in _left(runner).items() if images}
-    if left and not everything[0]:
-        return None
-    rates = {learner: seen[learner] if seen[learner][0] else everything for learner in left}
-    return sum(images * rates[learner][1] / rates[learner][0] for learner, images in left.items())
+    training: float
+    testing: float
+    untimed: tuple[str, ...] = ()
+    """Learners whose training takes nobody knows how long."""
+    untested: tuple[str, ...] = ()
+    """The same of testing."""
+
+    @property
+    def seconds(self) -> float:
+        return self.training + self.testing
 
 
-def images_left(runner: Runner) -> int:
-    """Over all epochs of the runs in the shard that are not finished."""
-    return sum(_left(runner).values())
+class Estimate:
+    """Of the runs in the runner's shard that have not failed."""
+
+    def __init__(self, runner: Runner, clock: Clock = time.perf_counter) -> None:
+        self.runner = runner
+        self.clock = clock
+        self.paces: dict[Kind, Pace] = {}
+        self._data: dict[object, Dataset] = {}
+        self._encoded: set[object] = set()
+
+    def measure(self) -> None:
+        """Let each kind of training that has much work left take a few steps. One that can't is left out."""
+        work: dict[Kind, list[Training]] = defaultdict(list)
+        for training in self._unfinished():
+            work[kind(training)].append(training)
+        for of_kind, trainings in work.items():
+            left = sum(self._images_left(training) for training in trainings)
+            left += sum(len(data.items) for training in trainings for _, data in self._tests(training))
+            first = trainings[0]
+            if left < WORTH_MEASURING * first.config.train.batch_size:
+                continue
+            backbone = self.runner.backbone(first.config)
+            try:
+                pace = measure(first, backbone, self.runner.registry, self.runner.cache, self.clock)
+            except Exception:  # its run will say what is wrong
+                log.debug("%s could not be timed", first.config.recipe, exc_info=True)
+            else:
+                self.paces[of_kind] = pace
+
+    def remaining(self) -> Remaining:
+        rates = self._rates()
+        seconds = {"training": 0.0, "testing": 0.0}
+        encoding: dict[object, float] = defaultdict(float)
+        untimed, untested = [], []
+        for training in self._unfinished():
+            pace, learner = self.paces.get(kind(training)), training.config.recipe
+            if left := self._images_left(training):
+                rate = rates.get(kind(training), pace.step if pace else None)
+                if rate is None:
+                    untimed.append(learner)
+                else:
+                    seconds["training"] += left * rate
+            for target, data in self._tests(training):
+                if pace is None:
+                    untested.append(learner)
+                    continue
+                seconds["testing"] += len(data.classnames) * (pace.classes + len(data.items) * pace.predict)
+                if pace.spec:  # one pass serves all that are tested on these images
+                    key = _key(target, training)
+                    encoding[key] = max(encoding[key], self._to_encode(target, training, data, pace) * pace.encode)
+        testing = seconds["testing"] + sum(encoding.values())
+        return Remaining(seconds["training"], testing, tuple(dict.fromkeys(untimed)), tuple(dict.fromkeys(untested)))
+
+    def images_left(self) -> int:
+        """To train on, over all epochs."""
+        return sum(map(self._images_left, self._unfinished()))
+
+    def _unfinished(self) -> Iterator[Training]:
+        outcome = self.runner.outcome
+        given_up = {*(failure.folder for failure in outcome.failures), *outcome.elsewhere}
+        for training in self.runner.trainings:
+            if self.runner.path(training) not in given_up and self.runner.state(training) not in ("done", "damaged"):
+                yield training
+
+    def _images_left(self, training: Training) -> int:
+        if self.runner.state(training) not in UNTRAINED:
+            return 0
+        return max(0, training.images - _logged(self.runner.path(training))[0])
+
+    def _rates(self) -> dict[Kind, float]:
+        """Seconds for an image, of what has been trained: whole runs of this process, or the epochs in the logs."""
+        seen: dict[Kind, list[float]] = defaultdict(lambda: [0, 0.0])
+        for training in self.runner.plan.trainings:
+            count, seconds = _logged(self.runner.path(training))
+            seen[kind(training)][0] += count
+            seen[kind(training)][1] += self.runner.seconds.get(training, seconds)
+        return {of_kind: seconds / count for of_kind, (count, seconds) in seen.items() if count}
+
+    def _tests(self, training: Training) -> Iterator[tuple[Target, Dataset]]:
+        for target, config in self.runner.missing(training):
+            key = _key(target, training)
+            if key not in self._data:
+                self._data[key] = images(target, config)
+            yield target, self._data[key]
+
+    def _to_encode(self, target: Target, training: Training, data: Dataset, pace: Pace) -> int:
+        """How many images of a target have no cached features; once they have, nobody asks again."""
+        key = _key(target, training), training.config.recipe
+        if key in self._encoded:
+            return 0
+        assert pace.spec is not None
+        loading = replace(training.config.loading, batch_size=LoaderSettings.batch_size)
+        source = Source.evaluation(data.items, data.root, pace.spec.backbone.image, loading)
+        missing = count_missing(source, [pace.spec])
+        if not missing:
+            self._encoded.add(key)
+        return missing
 
 
-def _left(runner: Runner) -> dict[str, int]:
-    """Pictures, by learner."""
-    left: dict[str, int] = defaultdict(int)
-    for training in runner.trainings:
-        if runner.state(training) in UNTRAINED:
-            left[training.config.recipe] += max(0, training.images - _logged(runner.path(training))[0])
-    return left
+def kind(training: Training) -> Kind:
+    return training.config.recipe, training.part.data.name, training.part.classes
+
+
+def _key(target: Target, training: Training) -> tuple[object, ...]:
+    data = training.config.data
+    return target.data.name, target.domains, target.classes, data.split, data.split_seed, training.config.backbone
 
 
 def _logged(run: Path) -> tuple[int, float]:
-    """Pictures seen in training, and the seconds it took."""
-    images, seconds = 0, 0.0
+    """Images seen in training, and the seconds it took."""
+    count, seconds = 0, 0.0
     try:
         lines = (run / LOG).read_text(encoding="utf-8").splitlines()
         for row in map(plain_json, lines):
-            images, seconds = images + int(row["images"]), seconds + float(row["seconds"])
+            count, seconds = count + int(row["images"]), seconds + float(row["seconds"])
     except (OSError, ValueError, TypeError, KeyError):
         pass  # no log, or its last line is half written
-    return images, seconds
-
-
-def format_duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    hours, minutes = divmod(minutes, 60)
-    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
+    return count, seconds

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import Progress
 
 import promptkit
 from promptkit.backbones.base import Backbone
@@ -27,6 +26,7 @@ from promptkit.errors import ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.learner import Learner
 from promptkit.metrics import Scores
+from promptkit.progress import reported
 from promptkit.registry import Registry
 from promptkit.runs import state
 from promptkit.runs.checkpoint import SETTINGS, read_metadata
@@ -84,6 +84,9 @@ class Runner:
         dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
         self.trainings = [training for training in plan.trainings if training in dealt]
         self.backbones: dict[BackboneSettings, Backbone] = {}
+        self.outcome = Outcome()
+        self.seconds: dict[Training, float] = {}
+        """What trainings took that were begun and finished here, validation and all."""
         begun = [training for training in plan.trainings if self.state(training) in ("stopped", "trained", "done")]
         for training in begun:
             self._check_settings(training)
@@ -137,16 +140,16 @@ class Runner:
         by then is kept, and a run that was stopped goes on the next time. Raises BackboneError when there is something to
         do and no backbone to do it with.
         """
-        outcome = Outcome()
+        outcome = self.outcome = Outcome()
         todo = [training for training in self.trainings if self.state(training) != "done"]
         for training in todo:
-            self._backbone(training.config)
+            self.backbone(training.config)
         for _, group in groupby(todo, key=lambda training: id(training.part.data)):
             trained = [training for training in group if self._train(training, outcome, on_trained)]
             self._test(trained, outcome)
         return outcome
 
-    def _backbone(self, config: RunConfig) -> Backbone:
+    def backbone(self, config: RunConfig) -> Backbone:
         if config.backbone not in self.backbones:
             device = pick_device(config.train.device)
             self.backbones[config.backbone] = load_backbone(config.backbone, self.registry).to(device)
@@ -174,13 +177,16 @@ class Runner:
                 resume=at == "stopped",
                 registry=self.registry,
                 cache=self.cache,
-                backbone=self._backbone(training.config),
+                backbone=self.backbone(training.config),
                 dataset=training.dataset,
                 lock=lock,  # nobody else may begin the run between the look at its state and its training
             )
             (folder / RESULTS).unlink(missing_ok=True)
             run.train(self.console, lines=False)
-            on_trained(training, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            if at == "new":
+                self.seconds[training] = seconds
+            on_trained(training, seconds)
             return True
         except Exception as error:
             outcome.failures.append(_failure(folder, error))
@@ -224,15 +230,15 @@ class Runner:
         assert data is not None
         settings = wanted[0][0].config
         try:
-            with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
-                task = progress.add_task(f"testing on {target}", total=len(data.items))
+            work = (1 + len(learners)) * len(data.items)
+            with reported(self.console, f"testing on {target}", work) as advance:
                 found = evaluate(
                     learners,
                     data,
                     replace(settings.loading, batch_size=LoaderSettings.batch_size),
                     self.cache,
                     self.registry.metrics,
-                    on_batch=lambda images: progress.advance(task, images),
+                    on_batch=advance,
                 )
         except Exception as error:
             if len(learners) == 1:
@@ -254,7 +260,7 @@ class Runner:
 
     def _open(self, training: Training, config: RunConfig, data: Dataset) -> tuple[Learner, str]:
         """The learner, asked about the classes of the data, and its hand-made prompts if it has learned nothing."""
-        folder, backbone = self.path(training), self._backbone(training.config)
+        folder, backbone = self.path(training), self.backbone(training.config)
         learner = restore(folder, training.config, backbone, data.classnames)
         if learner.state_dict():
             return learner, ""
@@ -276,7 +282,7 @@ class Runner:
                 split=target.split,
                 source=self.plan.source,
                 backbone=config.backbone.name,
-                weights=self._backbone(config).weights,
+                weights=self.backbone(config).weights,
                 template=template,
                 version=promptkit.__version__,
                 run=str(folder),

@@ -13,6 +13,7 @@ from promptkit.settings import DataSettings, split_names
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from promptkit.bench.estimate import Estimate
     from promptkit.bench.plan import Training
     from promptkit.bench.runner import Outcome, Runner
 
@@ -84,6 +85,7 @@ def bench(
     """
     import os
 
+    from promptkit.bench.estimate import Estimate
     from promptkit.bench.plan import Request, make_plan
     from promptkit.bench.protocols import check_protocol, open_data
     from promptkit.bench.results import read_results
@@ -116,11 +118,15 @@ def bench(
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
     runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache)
+    estimate = Estimate(runner)
     _print_plan(terminal, runner, detailed=plan)
     if plan:
+        terminal.print(_left(estimate), soft_wrap=True)
         return
     try:
-        outcome = runner.run(_reporter(terminal, runner))
+        estimate.measure()
+        terminal.print(_left(estimate), soft_wrap=True)
+        outcome = runner.run(_reporter(terminal, runner, estimate))
     except KeyboardInterrupt as error:
         if explained(error, registry):
             raise
@@ -163,33 +169,36 @@ def _print_plan(terminal: "Console", runner: "Runner", detailed: bool) -> None:
     terminal.print(
         f"{runner.plan.protocol}: {_many(len(states), 'run')} ({listed}), {_many(left, 'test')} to do", soft_wrap=True
     )
-    terminal.print(_left(runner), soft_wrap=True)
 
 
 def _many(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _left(runner: "Runner") -> str:
-    from promptkit.bench.estimate import format_duration, images_left, seconds_left
+def _left(estimate: "Estimate") -> str:
+    """What is known of the time that is left, and what is not."""
+    from promptkit.progress import format_duration
 
-    seconds = seconds_left(runner)
-    if seconds is None:
-        return f"{images_left(runner):,} pictures to train on, over all epochs; how long it takes shows after the first run"
-    return f"{format_duration(seconds)} of training left" if seconds else "nothing left to train"
+    left = estimate.remaining()
+    unknown = [f"training {', '.join(left.untimed)}"] if left.untimed else []
+    unknown += [f"testing {', '.join(left.untested)}"] if left.untested else []
+    if not unknown:
+        return f"{format_duration(left.seconds)} left, testing included" if left.seconds else "nothing left to do"
+    text = f"{format_duration(left.seconds)} left" if left.seconds else ""
+    if left.untimed:
+        text = f"{text or f'{estimate.images_left():,} pictures to train on, over all epochs'}"
+    return f"{text}, " * bool(text) + f"and not known yet how long {' and '.join(unknown)} takes"
 
 
-def _reporter(terminal: "Console", runner: "Runner") -> "Callable[[Training, float], None]":
-    from itertools import count
-
+def _reporter(terminal: "Console", runner: "Runner", estimate: "Estimate") -> "Callable[[Training, float], None]":
     from promptkit.bench.runner import UNTRAINED
 
-    numbers = count(1)
-    total = sum(runner.state(training) in UNTRAINED for training in runner.trainings)
+    todo = [training for training in runner.trainings if runner.state(training) in UNTRAINED]
 
     def report(training: "Training", seconds: float) -> None:
+        done = sum(runner.state(one) not in UNTRAINED for one in todo)
         terminal.print(
-            f"trained {training.folder} in {seconds:.1f} s, {next(numbers)} of {total}; {_left(runner)}",
+            f"trained {training.folder} in {seconds:.1f} s, {done} of {len(todo)}; {_left(estimate)}",
             soft_wrap=True,
             markup=False,
         )

@@ -29,27 +29,31 @@ def evaluate(
 
     Learners are asked for the classes of the data, so classes that none of them was trained on work.
     """
+    from rich.console import Console
+
+    from promptkit import distributed
     from promptkit.bench.formats import rich_table
-    from promptkit.cli.console import RANK, console, progress
+    from promptkit.cli.console import RANK, console
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.images import warn_unreadable
     from promptkit.evaluation import evaluate as evaluation
     from promptkit.evaluation.runs import open_runs
+    from promptkit.progress import reported
     from promptkit.registry import installed
 
     registry = installed()
     warn_broken(registry)
     settings = parsed(EvalSettings, {key.removeprefix("eval."): given[key] for key in given if key.startswith("eval.")})
     opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")})
-    with progress() as bar:
-        task = bar.add_task("evaluating", total=len(opened.dataset.items))
+    work = (1 + len(opened.learners)) * len(opened.dataset.items)
+    with reported(Console(stderr=True, quiet=RANK > 0), "evaluating", work) as advance:
         found = evaluation.evaluate(
             opened.learners,
             opened.dataset,
             settings,
             cache,
             registry.metrics,
-            on_batch=lambda images: bar.advance(task, images),
+            on_batch=lambda images: advance(images * distributed.processes()),
         )
     warn_unreadable(found.unreadable)
     console().print(f"{opened.path}: {settings.split} images, {len(opened.dataset.classnames)} classes", soft_wrap=True)

@@ -1,6 +1,7 @@
 """`promptkit train`"""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -76,6 +77,8 @@ def train(
         f"{len(run.items)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
         soft_wrap=True,
     )
+    if read := run.learner.read_blocks:
+        terminal.print(f"prompts read {len(read)} blocks of the image tower: {_listed(read)}", soft_wrap=True)
     try:
         run.train(terminal, profile)
     except KeyboardInterrupt as error:
@@ -87,3 +90,12 @@ def train(
         raise typer.Exit(130) from None
     named = f" --dataset {settings.data.dataset}" if settings.data.dataset else ""
     terminal.print(f"saved {out}; next: promptkit eval {out} --data {settings.data.path}{named}", soft_wrap=True)
+
+
+def _listed(blocks: Sequence[str]) -> str:
+    """What blocks have in common in front of their numbers is said once."""
+    parents = [block.rpartition(".")[0] for block in blocks]
+    return ", ".join(
+        block.removeprefix(f"{parent}.") if parent and parent == before else block
+        for before, parent, block in zip(["", *parents], parents, blocks, strict=False)
+    )

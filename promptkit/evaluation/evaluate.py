@@ -51,7 +51,8 @@ def evaluate(
         loading: How images are read.
         cache: Keep what the image towers see for the next time; a learner that needs pixels always reads the images.
         metrics: What to compute of the answers.
-        on_batch: Called with the number of images that were done.
+        on_batch: Called with the number of images that were encoded or found in the cache, and for each learner with
+            the number that it classified: all in all, 1 + learners times the images.
 
     Raises:
         DataError: When no image of a domain is readable, or with `loading.strict` at the first that is not.
@@ -111,6 +112,7 @@ def _predict_all(
             batch = Batch(NoPixels(), label[index], features.features(index)).to(spec.backbone.device)
             for row in rows:
                 answers[row].append(Predictions.of(learners[row].predict(batch), label[index], index))
+                on_batch(len(index))
     others = [row for row in range(len(learners)) if not any(row in rows for _, rows in cached)]
     if others:
         unreadable = []
@@ -118,6 +120,7 @@ def _predict_all(
             unreadable = [*unreadable, *loaded.unreadable]
             if not cached:
                 on_batch(len(loaded.index) + len(loaded.unreadable))
+            on_batch(len(others) * (len(loaded.index) + len(loaded.unreadable)))
             if loaded.batch is not None:
                 logits = predict_together([learners[row] for row in others], loaded.batch)
                 for row, scored in zip(others, logits, strict=True):

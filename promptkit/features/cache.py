@@ -60,18 +60,7 @@ def cached_features(
     can't be kept; with a strict source DataError at the first unreadable image.
     """
     images = source.digests()
-    opened: dict[str, FeatureStore] = {}
-    needed: list[Stores] = []
-    for spec in specs:
-        keys = {(part, k): source.key(spec, part, k) for part in parts_of(spec) for k in range(source.versions)}
-        needed.append({place: opened.setdefault(key.digest, open_store(key)) for place, key in keys.items()})
-    missing = {digest: store.missing(images) for digest, store in opened.items()}
-    wanted: dict[int, list[int]] = {}
-    for stores in needed:
-        for (_, version), store in stores.items():
-            places = {*wanted.get(version, ()), *missing[store.key.digest]}
-            if places:
-                wanted[version] = sorted(places)
+    opened, needed, wanted = _open(source, images, specs)
     on_batch(source.versions * len(images) - sum(map(len, wanted.values())))
     if specs and wanted:
         try:
@@ -101,6 +90,31 @@ def cached_features(
         )
         for spec, stores in zip(specs, needed, strict=True)
     ]
+
+
+def count_missing(source: Source, specs: Sequence[FeatureSpec]) -> int:
+    """How many images `cached_features` would have to encode, those of each version."""
+    _, _, wanted = _open(source, source.digests(), specs)
+    return sum(map(len, wanted.values()))
+
+
+def _open(
+    source: Source, images: Sequence[bytes], specs: Sequence[FeatureSpec]
+) -> tuple[dict[str, FeatureStore], list[Stores], dict[int, list[int]]]:
+    """The stores by the digest of their keys, those of each spec, and which images of each version have no features."""
+    opened: dict[str, FeatureStore] = {}
+    needed: list[Stores] = []
+    for spec in specs:
+        keys = {(part, k): source.key(spec, part, k) for part in parts_of(spec) for k in range(source.versions)}
+        needed.append({place: opened.setdefault(key.digest, open_store(key)) for place, key in keys.items()})
+    missing = {digest: store.missing(images) for digest, store in opened.items()}
+    wanted: dict[int, list[int]] = {}
+    for stores in needed:
+        for (_, version), store in stores.items():
+            places = {*wanted.get(version, ()), *missing[store.key.digest]}
+            if places:
+                wanted[version] = sorted(places)
+    return opened, needed, wanted
 
 
 def _fill(

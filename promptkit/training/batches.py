@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 from promptkit import distributed
 from promptkit.components import Views
@@ -16,6 +15,7 @@ from promptkit.errors import ConfigError
 from promptkit.features.cache import CachedBatches, cached_features
 from promptkit.features.sources import Source, is_cacheable
 from promptkit.learner import Learner
+from promptkit.progress import reported
 from promptkit.settings import LoaderSettings
 
 
@@ -46,11 +46,10 @@ def cached_batches(
             "that is in no file",
             "train without --cached-views",
         )
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("encoding views", total=train.cached_views * len(items))
+    with reported(console, "encoding views", train.cached_views * len(items)) as advance:
         if distributed.rank():
             distributed.gather_objects([])  # the first process computes it for all that share its disk
-        (cached,) = cached_features(source, [spec], lambda images: progress.advance(task, images))
+        (cached,) = cached_features(source, [spec], advance)
         if not distributed.rank():
             distributed.gather_objects([])
     return CachedBatches(cached, items, train.batch_size, train.seed)

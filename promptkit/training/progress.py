@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: bars on a terminal, plain lines elsewhere."""
+"""What a person sees while a run trains: a bar on a terminal; elsewhere a line a minute."""
 
 from collections.abc import Mapping
 
@@ -6,17 +6,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from promptkit import distributed
+from promptkit.progress import ProgressLines
 from promptkit.training.callbacks import Callback, EpochResult
 
 
 class TrainingProgress(Callback):
-    """A bar over the images of all epochs, and, with `lines`, a line for every epoch."""
+    """How many of the images of all epochs are done, and, with `lines`, a line for every epoch.
+
+    `done` images were seen before, in a run that goes on. `what` says which run it is.
+    """
 
     REFRESH = 10
     """Reading a loss off a GPU waits for it, so the terms on the bar are read every so many steps."""
 
-    def __init__(self, console: Console, images: int, lines: bool = True) -> None:
+    def __init__(self, console: Console, what: str, images: int, done: int = 0, lines: bool = True) -> None:
         self.console = console
+        self.minutes = ProgressLines(console, what, images, done)
         self.lines = lines
         self.steps = 0
         self.bar = Progress(
@@ -30,7 +36,7 @@ class TrainingProgress(Callback):
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=images, rate="", terms="")
+        self.task = self.bar.add_task("training", total=images, completed=done, rate="", terms="")
 
     def on_start(self) -> None:
         self.bar.start()
@@ -41,7 +47,9 @@ class TrainingProgress(Callback):
             speed = self.bar.tasks[0].speed
             self.bar.update(self.task, terms=shown, rate=f"{speed:.1f} img/s" if speed else "")
         self.steps += 1
-        self.bar.advance(self.task, images)
+        everywhere = images * distributed.processes()
+        self.bar.advance(self.task, everywhere)
+        self.minutes.advance(everywhere)
 
     def on_epoch(self, result: EpochResult) -> None:
         if not self.lines:

@@ -138,11 +138,12 @@ class Run:
             console.print(f"{folder.path}: going on in epoch {at.epoch} after {at.batch} batches", soft_wrap=True)
         else:
             folder.begin(config)
+        seen = (trainer.loop.epoch - 1) * len(self.items) + trainer.loop.images * distributed.processes()
         # Validation sets a figure that those after it show; what is shown or tracked is also saved.
         trainer.train(
             [
                 Validation(learner, subset(self.dataset, "val"), config.data.max_pixels, self.cache),
-                TrainingProgress(console, train.epochs * len(self.items), lines),
+                TrainingProgress(console, f"training {folder.path}", train.epochs * len(self.items), seen, lines),
                 EpochLog(folder),
                 self.trackers,
                 Saving(

@@ -65,6 +65,10 @@ def test_other_towers(folder: Folder, kind: str) -> None:
     torch.testing.assert_close(intermediates, stages)
     assert [intermediate.shape[-1] for intermediate in features.intermediates] == list(backbone.intermediate_widths)
     assert len(intermediates) >= 4
+    named = dict(backbone.model.visual.named_modules()) | dict(
+        getattr(backbone.model.visual, "trunk", backbone.model.visual).named_modules()
+    )
+    assert [named[name] for name in backbone.intermediate_names] == backbone.image_tower.blocks
     with pytest.raises(BackboneError, match="takes no prompts"):
         backbone.encode_image(pixels, prompts=torch.randn(1, 1, 2, 48))
     with pytest.raises(BackboneError, match="no patch features"):

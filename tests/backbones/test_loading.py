@@ -135,6 +135,7 @@ def test_a_folder(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_backbone().model
     backbone = load_openclip(folder(model=model), "openai")  # a schema brings its own weights
     torch.testing.assert_close(backbone.model.visual.proj, model.visual.proj)
+    assert backbone.weights == "own weights"
     assert not caplog.messages
 
 

@@ -136,6 +136,26 @@ def test_a_checkpoint_of_another_backbone(train: Command, promptkit: Command, tm
     assert f"not on local-dir:{other}" in done.err
 
 
+def test_the_weights_of_a_folder_are_called_its_own(promptkit: Command, images: Path, tmp_path: Path) -> None:
+    import open_clip
+    import torch
+
+    from promptkit.bench.results import read_results
+
+    write_local_dir(tmp_path / "own", open_clip, torch)
+    folder = f"local-dir:{tmp_path / 'own'}"
+    shared = ("--data", images, "--backbone", folder, "--workers", "0", "--shots", "2", "--epochs", "1")
+    trained = promptkit("train", "gopro", "--out", "run", *shared)
+    assert trained.status == 0, trained.err
+    assert f"gopro on {folder} (own weights), 4 classes" in trained.out
+    assert "prompts read 2 blocks of the image tower: transformer.resblocks.0, 1\n" in trained.out
+    benched = promptkit("bench", "few-shot", "--learners", "zeroshot", "--seeds", "1", "--out", "results", *shared)
+    assert f"{folder} own weights" in benched.out
+    assert {result.weights for result in read_results([tmp_path / "results"])} == {"own weights"}
+    assert "(own weights)" in "".join(promptkit("cache", "list").out.split("\n"))
+    assert "openai" not in trained.out + benched.out
+
+
 def write_local_dir(folder: Path, open_clip, torch) -> None:  # type: ignore[no-untyped-def]
     """A small CLIP as open_clip's local-dir: holds it."""
     from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""Contexts from the style and content of an image, read at every block of the vision tower."""
+"""Contexts from the style and content of an image, read at the blocks of the image tower."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from promptkit_gopro.views import VIEWS
 
 
 class GOProPrompts(ContextPrompts):
-    """Learned context vectors that the image's style and content, read at every vision block, shift.
+    """Learned context vectors that the image's style and content, read at each block that the image tower offers, shift.
 
     For block t with mean mu_t and deviation sigma_t over tokens, both (B V), linear maps S_t and C_t to the text width
     and a linear map rho over the T blocks:
