@@ -14,7 +14,7 @@ from promptkit.bench.plan import Training
 from promptkit.build import build_learner, build_views
 from promptkit.data.loading import Batches, Loaded, default_workers, eval_loader
 from promptkit.data.selection import subset
-from promptkit.data.sources import is_cacheable
+from promptkit.features.sources import is_cacheable
 from promptkit.learner import Learner
 from promptkit.registry import Registry
 from promptkit.settings import LoaderSettings, TrainSettings
