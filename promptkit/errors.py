@@ -7,6 +7,7 @@
     ├── BackboneError             weights that can't be had, a tower that prompts can't be spliced into
     ├── DataError                 a folder, manifest or picture that can't be used
     ├── CheckpointError           a run that is missing, damaged, or made for another backbone
+    ├── EvaluationError           answers that can't be scored
     ├── WorkerError               a process that prepared pictures and died
     ├── OutputError               a place that can't be written
     ├── InstallError              what pip could not do
@@ -59,6 +60,10 @@ class DataError(PromptkitError):
 
 
 class CheckpointError(PromptkitError):
+    pass
+
+
+class EvaluationError(PromptkitError):
     pass
 
 

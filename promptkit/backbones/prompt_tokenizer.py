@@ -75,7 +75,15 @@ class PromptTokenizer:
         )
 
     def captions(self, texts: Sequence[str]) -> ClassTokens:
-        """Plain texts, cut at the context length as the tokenizer does, without open places."""
+        """Plain texts without open places. Raises BackboneError when one doesn't fit."""
+        for text, body in zip(texts, self.encode(texts), strict=True):
+            length = len(self.start) + len(body) + max(len(self.end), 1) + len(self.tail)
+            if length > self.context_length:
+                raise BackboneError(
+                    f"caption {text!r} is {len(body)} tokens long; with start and end that makes {length}, and the text "
+                    f"tower takes {self.context_length}",
+                    "shorten the template or the name",
+                )
         ids = self.tokenizer(list(texts), context_length=self.context_length)
         return ClassTokens(tuple(texts), ids, ids[:, :0])
 

@@ -11,8 +11,8 @@ from promptkit.bench.pace import Clock, Pace, measure
 from promptkit.bench.plan import Training, images
 from promptkit.bench.protocols import Target
 from promptkit.bench.runner import UNTRAINED, Runner
-from promptkit.features.cache import count_missing
 from promptkit.data.layouts import Dataset
+from promptkit.features.cache import count_missing
 from promptkit.features.sources import Source
 from promptkit.files import plain_json
 from promptkit.runs.checkpoint import LOG

@@ -14,7 +14,7 @@ from promptkit.backbones.base import FeatureSpec
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset, Item
 from promptkit.data.loading import worker_death_explained
-from promptkit.errors import DataError, OutputError
+from promptkit.errors import DataError, EvaluationError, OutputError
 from promptkit.features.cache import cached_features
 from promptkit.features.sources import Source, is_cacheable
 from promptkit.learner import Learner
@@ -56,6 +56,7 @@ def evaluate(
 
     Raises:
         DataError: When no image of a domain is readable, or with `loading.strict` at the first that is not.
+        EvaluationError: When a learner's logits are not finite, or not one for each of its classes.
         WorkerError: When a data worker dies.
     """
     image = next(iter(learners.values())).scene.backbone.image
@@ -68,7 +69,7 @@ def evaluate(
     for domain, images in items.items():
         source = Source.evaluation(images[rank::n], dataset.root, image, loading)
         with worker_death_explained():
-            own, left_out = _predict_all(list(learners.values()), source, loading.batch_size, cache, on_batch)
+            own, left_out = _predict_all(learners, source, loading.batch_size, cache, on_batch)
         unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
         # Every process saw every n-th image, once, and now all know what the others saw.
         for first, parts in enumerate(distributed.gather_objects([own])):
@@ -91,9 +92,10 @@ def evaluate(
 
 
 def _predict_all(
-    learners: Sequence[Learner], source: Source, batch_size: int, cache: bool, on_batch: Callable[[int], None]
+    named: Mapping[str, Learner], source: Source, batch_size: int, cache: bool, on_batch: Callable[[int], None]
 ) -> tuple[list[list[Predictions]], Sequence[Unreadable]]:
     """The predictions of each learner, batch by batch, and the images that were not readable."""
+    names, learners = list(named), list(named.values())
     answers: list[list[Predictions]] = [[] for _ in learners]
     if not source.items:
         return answers, []
@@ -111,7 +113,9 @@ def _predict_all(
         for index in torch.split(readable, batch_size) if len(readable) else ():
             batch = Batch(NoPixels(), label[index], features.features(index)).to(spec.backbone.device)
             for row in rows:
-                answers[row].append(Predictions.of(learners[row].predict(batch), label[index], index))
+                logits = learners[row].predict(batch)
+                _check_logits(names[row], learners[row], logits, index, source)
+                answers[row].append(Predictions.of(logits, label[index], index))
                 on_batch(len(index))
     others = [row for row in range(len(learners)) if not any(row in rows for _, rows in cached)]
     if others:
@@ -122,10 +126,30 @@ def _predict_all(
                 on_batch(len(loaded.index) + len(loaded.unreadable))
             on_batch(len(others) * (len(loaded.index) + len(loaded.unreadable)))
             if loaded.batch is not None:
-                logits = predict_together([learners[row] for row in others], loaded.batch)
-                for row, scored in zip(others, logits, strict=True):
+                together = predict_together([learners[row] for row in others], loaded.batch)
+                for row, scored in zip(others, together, strict=True):
+                    _check_logits(names[row], learners[row], scored, loaded.index, source)
                     answers[row].append(Predictions.of(scored, loaded.batch.label, loaded.index))
     return answers, unreadable
+
+
+def _check_logits(name: str, learner: Learner, logits: Tensor, index: Tensor, source: Source) -> None:
+    """Raises EvaluationError for what can't be scored."""
+    who = f"{name or 'the learner'} answers"
+    expected = len(index), len(learner.classnames)
+    if tuple(logits.shape) != expected:
+        raise EvaluationError(
+            f"{who} with logits of shape {tuple(logits.shape)}; {expected[0]} images and {expected[1]} classes make "
+            f"{expected}",
+            "promptkit check RECIPE looks for what is wrong with it",
+        )
+    broken = (~torch.isfinite(logits).all(1)).nonzero()[:, 0].tolist()
+    if broken:
+        more = f" and {len(broken) - 1} more of its batch" if len(broken) > 1 else ""
+        raise EvaluationError(
+            f"{who} with logits that are not finite for {source.items[int(index[broken[0]])].path}{more}",
+            "nothing was scored; train it again with a smaller --lr, or look for what is wrong with promptkit check RECIPE",
+        )
 
 
 def _by_spec(learners: Sequence[Learner]) -> list[tuple[FeatureSpec | None, list[int]]]:

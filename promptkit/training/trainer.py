@@ -83,8 +83,9 @@ class Trainer:
     def train(self, callbacks: Sequence[Callback] = ()) -> None:
         """Train from `loop` to the end; the callbacks hear of every step and epoch, in their order.
 
-        Raises TrainingError when a loss term or the gradient is not finite, before it reaches any parameter, and when
-        there is not enough memory; DataError for an unreadable image where there are several processes.
+        Raises TrainingError when a loss term or the gradient is not finite, before it reaches any parameter, when what
+        was learned by the end of an epoch is not, before the callbacks hear of it, and when there is not enough memory;
+        DataError for an unreadable image where there are several processes.
         """
         try:
             for callback in callbacks:
@@ -127,6 +128,7 @@ class Trainer:
                 callback.on_step(terms, images)
 
         self.learner.epoch_end(at.epoch, self.settings.epochs)
+        check_learned(self.learner, f"after step {at.step} (epoch {at.epoch})")
         self.learner.eval()
         return self._finish_epoch(rate, time.perf_counter() - started, unreadable)
 
@@ -195,7 +197,11 @@ class Trainer:
         return result
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and plain values from which `load_state` goes on as if nothing had happened. All processes call it."""
+        """Tensors and plain values from which `load_state` goes on as if nothing had happened. All processes call it.
+
+        Raises TrainingError when what was learned is not finite.
+        """
+        check_learned(self.learner, f"after step {self.loop.step} (epoch {self.loop.epoch})")
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
         kept, plain = optimizer_state(self.optimizer)
         tensors |= kept
@@ -235,6 +241,7 @@ def show_images(learner: Learner, batches: Batches) -> None:
     batches.set_epoch(0)
     learner.eval()
     learner.start(loaded.batch.to(device) for loaded in batches if loaded.batch is not None)
+    check_learned(learner, "before the first step")
 
 
 def check_readable(unreadable: Sequence[Unreadable]) -> None:
@@ -255,3 +262,12 @@ def check_terms(terms: Mapping[str, Tensor], step: int, epoch: int) -> None:
             f"loss term {name!r} is {terms[name].item()} at step {step} (epoch {epoch})",
             "try a smaller --lr, or --set train.clip_grad=1",
         )
+
+
+def check_learned(learner: Learner, when: str) -> None:
+    """Raises TrainingError naming the first tensor of a learner that is not finite."""
+    for name, tensor in learner.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingError(
+                f"{name} is not finite {when}, and was not saved", "try a smaller --lr, or --set train.clip_grad=1"
+            )

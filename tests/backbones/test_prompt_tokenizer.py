@@ -84,3 +84,21 @@ def test_a_name_that_is_too_long() -> None:
     assert "is 81 tokens long; with 4 context tokens, start and end that makes 87" in caught.value.message
     assert "takes 77" in caught.value.message
     assert caught.value.hint == "shorten the name, or use fewer context tokens"
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_the_longest_caption_that_fits_and_one_more(frame: str) -> None:
+    tokenizer = FRAMES[frame]
+    prompt_tokenizer = PromptTokenizer(tokenizer, 16)
+    room = 16 - len(tokenizer.start) - max(len(tokenizer.end), 1) - len(tokenizer.tail)
+    torch.testing.assert_close(prompt_tokenizer.captions(["x" * room]).ids, tokenizer(["x" * room]))
+    with pytest.raises(BackboneError, match=r"caption 'x+' is \d+ tokens long.* takes 16"):
+        prompt_tokenizer.captions(["ab", "x" * (room + 1)])
+
+
+def test_a_template_that_would_cut_the_class_name_is_an_error() -> None:
+    long = "a photo " * 38
+    with pytest.raises(BackboneError) as caught:
+        tiny_backbone().encode_captions(["a photo of a cat.", f"{long}of a cat."])
+    assert "is 80 tokens long; with start and end that makes 82, and the text tower takes 77" in caught.value.message
+    assert caught.value.hint == "shorten the template or the name"

@@ -190,3 +190,24 @@ def test_figures_that_cannot_be_written_do_not_hide_the_table(train: Command, pr
     assert done.status == 2
     assert "photo" in done.out
     assert "nowhere/figures.json can't be written" in done.err
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+def test_logits_that_are_not_finite_are_not_scored(
+    cache: str, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptkit.learner import Learner
+
+    train("coop", "--out", "run")
+    logits = Learner.logits
+    monkeypatch.setattr(Learner, "logits", lambda learner, view: logits(learner, view) / 0)
+    done = promptkit("eval", "run", cache, "--json", "figures.json")
+    assert done.status == 2
+    assert "run answers with logits that are not finite for" in done.err
+    assert ".png and" in done.err
+    assert "accuracy" not in done.out
+    assert not (tmp_path / "figures.json").exists()
+    monkeypatch.setattr(Learner, "logits", lambda learner, view: logits(learner, view)[:, :3])
+    done = promptkit("eval", "run", cache)
+    assert done.status == 2
+    assert "logits of shape (12, 3); 12 images and 4 classes make (12, 4)" in done.err

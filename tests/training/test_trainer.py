@@ -175,3 +175,29 @@ def test_a_state_goes_on_on_another_kind_of_device(images: Path, monkeypatch: py
     assert asked == [device]
     after.load_state({**tensors, "generator.0.cuda": generator}, plain)
     assert asked == [device, device]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_was_learned_and_is_not_finite_after_the_last_step_is_not_saved(
+    value: float, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(learner: Learner, epoch: int, epochs: int) -> None:
+        if epoch == epochs:
+            learner.prompts.ctx.data.view(-1)[0] = value
+
+    monkeypatch.setattr(Learner, "epoch_end", spoil)
+    done = train("coop", "--out", "run", "--batch-size", 16)
+    assert done.status == 2
+    assert "error: prompts.ctx is not finite after step 4 (epoch 2), and was not saved" in done.err
+    assert "saved run" not in done.out
+    assert read_metadata(tmp_path / "run").epoch == 1
+
+
+def test_what_a_learner_keeps_of_the_images_is_finite_or_not_saved(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Learner, "start", lambda learner, batches: learner.prompts.ctx.data.fill_(math.nan))
+    done = train("coop", "--out", "run", "--epochs", 0)
+    assert done.status == 2
+    assert "prompts.ctx is not finite before the first step" in done.err
+    assert not (tmp_path / "run/learner.safetensors").exists()
