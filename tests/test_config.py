@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -10,10 +11,14 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptkit import hookimpl
+from promptkit.components import Loss
 from promptkit.config import read_run_file, resolve
 from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.learner import Recipe
 from promptkit.registry import installed
 from promptkit.settings import option_fields
+from promptkit.testing import registered
 
 
 @dataclass(frozen=True)
@@ -152,3 +157,42 @@ scalars = st.one_of(st.text(max_size=8), st.integers(), st.floats(), st.booleans
 def test_any_tables_either_resolve_or_raise_one_of_ours(tables: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigError, UnknownNameError):
         settings(file=tables)
+
+
+class Templated(Loss):
+    """A loss whose teacher has a template."""
+
+    @dataclass(frozen=True)
+    class Options:
+        template: Annotated[str, "the teacher's prompt"] = "a photo of a {}."
+        weight: Annotated[float, "of it"] = 1.0
+
+    def forward(self, outputs: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("sets", "template", "weight", "epochs"),
+    [
+        ((), "a photo of a {}.", 1.0, 3),
+        (("data.dataset=caltech101",), "a photo of a {}.", 1.0, 3),
+        (("data.dataset=dtd",), "{} texture.", 2.0, 3),
+        (("data.dataset=eurosat",), "a field of {}.", 1.0, 9),
+        (("data.dataset=eurosat", "loss.template=a {}.", "train.epochs=1"), "a {}.", 1.0, 1),
+        (("data.dataset=dtd", "loss=cross-entropy"), None, None, 3),
+    ],
+)
+def test_settings_follow_the_data_set(
+    sets: tuple[str, ...], template: str | None, weight: float | None, epochs: int
+) -> None:
+    """Templates by themselves, in any slot; what a recipe sets for the data set comes before, what is typed before that."""
+    datasets = {"dtd": {"loss.weight": 2.0}, "eurosat": {"loss.template": "a field of {}.", "train.epochs": 9}}
+    recipe = Recipe("x", prompts="template", loss="templated", settings={"train.epochs": 3}, datasets=datasets)
+    plugin = ModuleType("templated")
+    plugin.register_losses = hookimpl(specname="register_losses")(lambda register: register("templated", Templated))
+    plugin.register_recipes = hookimpl(specname="register_recipes")(lambda register: register("templated", recipe))
+    with registered(plugin, "promptkit-templated"):
+        settings = resolve(installed(), "templated", sets=sets)
+    options = settings.components["loss"].options
+    assert (getattr(options, "template", None), getattr(options, "weight", None)) == (template, weight)
+    assert settings.train.epochs == epochs
