@@ -199,7 +199,7 @@ def test_a_run_that_fails_stops_no_other(bench: Command, tmp_path: Path) -> None
     )
     assert done.status == 1, done.err
     assert "failed: results/base-to-new/" in done.out
-    assert "loss term 'ce' is" in done.out
+    assert "loss term 'ce' is" in done.out or "logits that are not finite" in done.out
     assert {result.learner for result in read_results([tmp_path])} == {"gopro", "zeroshot"}
     assert "harmonic mean of the means" in done.out, "there are tables nevertheless"
 
