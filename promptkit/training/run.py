@@ -20,7 +20,7 @@ from promptkit.runs import state
 from promptkit.runs.checkpoint import Metadata
 from promptkit.runs.folder import RunFolder
 from promptkit.runs.lock import FolderLock
-from promptkit.runs.status import run_status
+from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
 from promptkit.training.batches import cached_batches, image_batches
 from promptkit.training.profile import Profile
@@ -105,7 +105,10 @@ class Run:
         end; without `lines`, no epoch leaves one on the console.
         """
         with self.folder.held():
-            if self.resume and run_status(self.folder.path, held=True) == "finished":
+            saved = inspect_run(self.folder.path, held=True)
+            if self.resume and saved.cause and not self.folder.state.exists():
+                raise saved.cause
+            if self.resume and saved.status == "finished":
                 self.folder.finish()
                 epochs = self.config.train.epochs
                 console.print(f"{self.folder.path} is finished already, after {epochs} epochs", soft_wrap=True)

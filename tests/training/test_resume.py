@@ -288,6 +288,15 @@ def test_a_run_killed_before_its_first_state_begins_again(stopped: Path, promptk
     assert len(log(stopped)) == 2
 
 
+def test_a_damaged_learner_without_a_state_is_not_replaced_by_resume(train: Command, tmp_path: Path) -> None:
+    train("coop", "--out", "run")
+    (tmp_path / "run/learner.safetensors").write_bytes(b"not at all")
+    done = train("coop", "--out", "run", "--resume")
+    assert done.status == 2
+    assert "learner.safetensors is no promptkit checkpoint" in done.err
+    assert (tmp_path / "run/learner.safetensors").read_bytes() == b"not at all"
+
+
 def test_what_was_learned_never_stands_under_other_settings(
     train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
