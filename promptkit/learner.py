@@ -126,7 +126,7 @@ class Learner(nn.Module):
         """What the image tower sees in all views of a batch: at hand already, or computed."""
         if batch.features is not None:
             return batch.features
-        pixels = torch.cat(list(batch.views.values()) or [batch.views["image"]])
+        pixels = torch.cat(list(batch.views.values()))
         return replace(self.encode_image(pixels), views=tuple(batch.views))
 
     def encode_image(self, pixels: Float[Tensor, "B 3 H Wd"]) -> ImageFeatures:

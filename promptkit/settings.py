@@ -35,22 +35,25 @@ TRAIN, EVAL = ("train",), ("eval",)
 TRAIN_BENCH, TRAIN_EVAL, EVERY = (*TRAIN, "bench"), (*TRAIN, *EVAL), (*TRAIN, "bench", *EVAL)
 
 
+# What several slots hold, with its help and range; each adds the commands that have a flag for it.
+Domains = Annotated[str, "domains to use, comma-separated; empty: all"]
+Classes = Annotated[str, "all, base, new, or a file with one class name a line"]
+Workers = Annotated[int, "processes that prepare pictures; -1: chosen from the machine", Ge(-1), Le(4096)]
+Strict = Annotated[bool, "stop at an unreadable picture instead of counting it"]
+MaxPixels = Annotated[
+    int, "a picture of more pixels is left out as unreadable, before it is decoded", Ge(1), Le(MAX_PIXELS)
+]
+Device = Annotated[str, "auto, cpu, cuda, cuda:1, mps"]
+
+
 @dataclass(frozen=True)
 class LoaderSettings:
     """How images are read into batches."""
 
     batch_size: Annotated[int, "images per batch", Ge(1), Flag(EVAL)] = 64
-    workers: Annotated[
-        int, "processes that prepare images; -1: chosen from the machine", Ge(-1), Le(4096), Flag(EVAL)
-    ] = -1
-    strict: Annotated[bool, "stop at an unreadable picture instead of counting it", Flag(EVAL)] = False
-    max_pixels: Annotated[
-        int,
-        "a picture of more pixels is left out as unreadable, before it is decoded",
-        Ge(1),
-        Le(MAX_PIXELS),
-        Flag(EVAL),
-    ] = MAX_PIXELS
+    workers: Annotated[Workers, Flag(EVAL)] = -1
+    strict: Annotated[Strict, Flag(EVAL)] = False
+    max_pixels: Annotated[MaxPixels, Flag(EVAL)] = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,14 @@ class EvalSettings(LoaderSettings):
         Flag(EVAL),
     ] = ""
     dataset: Annotated[str, "a data set by its name, such as caltech101", Flag(EVAL)] = ""
-    domains: Annotated[str, "domains to use, comma-separated; empty: all", Flag(EVAL)] = ""
-    classes: Annotated[str, "all, base, new, or a file with one class name a line", Flag(EVAL)] = "all"
+    domains: Annotated[Domains, Flag(EVAL)] = ""
+    classes: Annotated[Classes, Flag(EVAL)] = "all"
     split: Annotated[
         str,
         "which images: test, val, train or all; given or draw: the test images of that split policy",
         Flag(EVAL),
     ] = "test"
-    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps", Flag(EVAL)] = "auto"
+    device: Annotated[Device, Flag(EVAL)] = "auto"
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class DataSettings:
     dataset: Annotated[
         str, "a data set by its name, such as caltech101; empty: what path itself holds", Flag((*TRAIN, "data"))
     ] = ""
-    domains: Annotated[str, "domains to use, comma-separated; empty: all", Flag(TRAIN)] = ""
-    classes: Annotated[str, "all, base, new, or a file with one class name a line", Flag(TRAIN)] = "all"
+    domains: Annotated[Domains, Flag(TRAIN)] = ""
+    classes: Annotated[Classes, Flag(TRAIN)] = "all"
     shots: Annotated[int, "training pictures per class (and domain); 0: all", Ge(0), Flag(TRAIN)] = 0
     split: Annotated[
         str,
@@ -95,14 +98,8 @@ class DataSettings:
     split_seed: Annotated[
         int, "draws train, val and test where the data has no splits; the same for runs to compare"
     ] = 0
-    strict: Annotated[bool, "stop at an unreadable picture instead of counting it", Flag(TRAIN)] = False
-    max_pixels: Annotated[
-        int,
-        "a picture of more pixels is left out as unreadable, before it is decoded",
-        Ge(1),
-        Le(MAX_PIXELS),
-        Flag(TRAIN),
-    ] = MAX_PIXELS
+    strict: Annotated[Strict, Flag(TRAIN)] = False
+    max_pixels: Annotated[MaxPixels, Flag(TRAIN)] = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -160,10 +157,8 @@ class TrainSettings:
         Ge(0),
         Flag(TRAIN),
     ] = 0
-    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps", Flag(TRAIN_BENCH)] = "auto"
-    workers: Annotated[
-        int, "processes that prepare pictures; -1: chosen from the machine", Ge(-1), Le(4096), Flag(TRAIN_BENCH)
-    ] = -1
+    device: Annotated[Device, Flag(TRAIN_BENCH)] = "auto"
+    workers: Annotated[Workers, Flag(TRAIN_BENCH)] = -1
     seed: Annotated[int, "of shots, order, views and initial values", Ge(0), Lt(2**63), Flag(TRAIN)] = 1
 
 

@@ -76,6 +76,7 @@ class Estimate:
         rates = self._rates()
         seconds = {"training": 0.0, "testing": 0.0}
         encoding: dict[object, float] = defaultdict(float)
+        missing: dict[object, int] = {}
         untimed, untested = [], []
         for training in self._unfinished():
             pace, learner = self.paces.get(kind(training)), training.config.recipe
@@ -92,7 +93,9 @@ class Estimate:
                 seconds["testing"] += len(data.classnames) * (pace.classes + len(data.items) * pace.predict)
                 if pace.spec:  # one pass serves all that are tested on these images
                     key = _key(target, training)
-                    encoding[key] = max(encoding[key], self._to_encode(target, training, data, pace) * pace.encode)
+                    if (key, learner) not in missing:  # every seed is tested on the same images
+                        missing[key, learner] = self._to_encode(target, training, data, pace)
+                    encoding[key] = max(encoding[key], missing[key, learner] * pace.encode)
         testing = seconds["testing"] + sum(encoding.values())
         return Remaining(seconds["training"], testing, tuple(dict.fromkeys(untimed)), tuple(dict.fromkeys(untested)))
 

@@ -72,11 +72,12 @@ def evaluate(
             own, left_out = _predict_all(learners, source, loading.batch_size, cache, on_batch)
         unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
         # Every process saw every n-th image, once, and now all know what the others saw.
-        for first, parts in enumerate(distributed.gather_objects([own])):
-            for name, part in zip(learners, parts, strict=True):
-                mine = [replace(one, index=first + n * one.index) for one in part]
-                if found := [*([answers[name][domain]] if domain in answers[name] else []), *mine]:
-                    answers[name][domain] = Predictions.together(found)
+        gathered = distributed.gather_objects([own])
+        for row, name in enumerate(learners):
+            batches = [(first, batch) for first, rows in enumerate(gathered) for batch in rows[row]]
+            if batches:
+                parts = [replace(batch, index=first + n * batch.index) for first, batch in batches]
+                answers[name][domain] = Predictions.together(parts)
     if empty := [domain for domain in items if any(domain not in found for found in answers.values())]:
         raise DataError(
             f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split"

@@ -17,7 +17,7 @@ from promptkit.errors import DataError, OutputError
 from promptkit.features.folder import feature_folder
 from promptkit.features.shards import format_bytes
 from promptkit.features.sources import Source, parts_of, split_parts
-from promptkit.features.store import FeatureStore, Rows, open_store
+from promptkit.features.store import FeatureStore, Rows
 from promptkit.tensors import Batch, ImageFeatures, NoPixels
 
 log = logging.getLogger("promptkit")
@@ -106,7 +106,7 @@ def _open(
     needed: list[Stores] = []
     for spec in specs:
         keys = {(part, k): source.key(spec, part, k) for part in parts_of(spec) for k in range(source.versions)}
-        needed.append({place: opened.setdefault(key.digest, open_store(key)) for place, key in keys.items()})
+        needed.append({place: opened.setdefault(key.digest, FeatureStore(key)) for place, key in keys.items()})
     missing = {digest: store.missing(images) for digest, store in opened.items()}
     wanted: dict[int, list[int]] = {}
     for stores in needed:

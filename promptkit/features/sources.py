@@ -187,6 +187,7 @@ def _package(module: str) -> str | None:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=64)
 def _version(name: str) -> str:
     try:
         return version(name)

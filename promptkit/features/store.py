@@ -61,7 +61,10 @@ def image_digest(path: Path, place: int | None = None) -> bytes:
 
 
 class FeatureStore:
-    """The rows of one key. Append-only: several processes may fill it at once, and the first row of an image counts."""
+    """The rows of one key in the cache folder; nothing is written before the first `put`.
+
+    Append-only: several processes may fill it at once, and the first row of an image counts.
+    """
 
     def __init__(self, key: FeatureKey) -> None:
         self.key = key
@@ -167,8 +170,3 @@ class Rows:
             here = np.flatnonzero(shard == number)
             out[here] = self.shards[number].rows[row[here]]
         return torch.from_numpy(out.reshape(-1, *self.shape))
-
-
-def open_store(key: FeatureKey) -> FeatureStore:
-    """The store of a key in the cache folder; nothing is written before the first `put`."""
-    return FeatureStore(key)

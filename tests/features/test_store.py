@@ -20,7 +20,7 @@ from promptkit.errors import ConfigError
 from promptkit.features import shards
 from promptkit.features.folder import LIMIT, cached_files, delete_leftovers
 from promptkit.features.shards import DamagedShardError, Shard, ShardWriter, delete_unused
-from promptkit.features.store import FeatureKey, FeatureStore, image_digest, open_store
+from promptkit.features.store import FeatureKey, FeatureStore, image_digest
 
 Command = Callable[..., "Finished"]
 
@@ -38,7 +38,7 @@ def rows_of(images: list[bytes], width: int = 6) -> np.ndarray:
 
 
 def keep(images: list[bytes], key: FeatureKey = KEY) -> FeatureStore:
-    store = open_store(key)
+    store = FeatureStore(key)
     store.put(images, rows_of(images))
     store.flush()
     return store
@@ -58,7 +58,7 @@ def test_what_was_put_is_read_in_any_order_from_several_shards() -> None:
     for first in (0, 10, 20):
         keep(names(10, first))
     images = names(30)
-    store = open_store(KEY)
+    store = FeatureStore(KEY)
     assert store.missing(names(34)) == [30, 31, 32, 33]
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:17]
     found = store.located(images).read(order)
@@ -68,20 +68,20 @@ def test_what_was_put_is_read_in_any_order_from_several_shards() -> None:
 
 def test_another_key_has_rows_of_its_own() -> None:
     keep(names(3))
-    assert open_store(FeatureKey({"part": "patches"})).missing(names(3)) == [0, 1, 2]
+    assert FeatureStore(FeatureKey({"part": "patches"})).missing(names(3)) == [0, 1, 2]
 
 
 def test_unreadable_images_are_kept_with_their_reason() -> None:
-    store = open_store(KEY)
+    store = FeatureStore(KEY)
     store.put(names(2), rows_of(names(2)), {names(1, 7)[0]: "größtenteils leer"})
     store.flush()
-    again = open_store(KEY)
+    again = FeatureStore(KEY)
     assert again.missing([*names(2), *names(1, 7)]) == []
     assert again.unreadable == {names(1, 7)[0]: "größtenteils leer"}
-    only = open_store(KEY)
+    only = FeatureStore(KEY)
     only.put([], np.empty((0, 0), np.float32), {names(1, 8)[0]: "empty"})
     only.flush()
-    assert open_store(KEY).missing(names(1, 8)) == []
+    assert FeatureStore(KEY).missing(names(1, 8)) == []
 
 
 def test_an_image_is_known_by_path_size_and_times_and_place(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_what_is_no_file_does_not_hang(kind: str, no_file: Callable[[Path, str],
     (path,) = (cache / "features").iterdir()
     path.unlink()
     no_file(path, kind)
-    assert open_store(KEY).missing(names(2)) == [0, 1]
+    assert FeatureStore(KEY).missing(names(2)) == [0, 1]
     assert len(cached_files()) == 1
     keep(names(2))
-    assert open_store(KEY).missing(names(2)) == []
+    assert FeatureStore(KEY).missing(names(2)) == []
 
 
 def test_a_damaged_shard_is_dropped_with_one_warning_and_the_others_serve(
@@ -148,8 +148,8 @@ def test_a_damaged_shard_is_dropped_with_one_warning_and_the_others_serve(
     content[shards._HEADER + 5] ^= 1
     bad.write_bytes(content)
     shards._checked.clear()
-    assert open_store(KEY).missing(names(8)) == [0, 1, 2, 3]
-    assert open_store(KEY).missing(names(8)) == [0, 1, 2, 3]
+    assert FeatureStore(KEY).missing(names(8)) == [0, 1, 2, 3]
+    assert FeatureStore(KEY).missing(names(8)) == [0, 1, 2, 3]
     assert [record.getMessage().count("damaged") for record in caplog.records] == [1]
     assert not bad.exists()
 
@@ -167,7 +167,7 @@ FILL = """
     import numpy as np
     from promptkit.features import store
     store.SHARD_BYTES = 1000
-    opened = store.open_store(store.FeatureKey({"part": "pooled"}))
+    opened = store.FeatureStore(store.FeatureKey({"part": "pooled"}))
     print("ready", flush=True)
     sys.stdin.readline()
     first = int(sys.argv[1])
@@ -193,7 +193,7 @@ def test_two_processes_fill_one_store_at_once() -> None:
         process.communicate(timeout=60)
         assert process.returncode == 0
     images = names(600)
-    store = open_store(KEY)
+    store = FeatureStore(KEY)
     assert store.missing(images) == []
     assert torch.equal(store.located(images).read(torch.arange(600)), torch.from_numpy(rows_of(images)))
 
@@ -239,7 +239,7 @@ def test_the_least_recently_used_go_when_the_limit_is_reached(cache: Path, monke
     old, middle, new = sorted(cached_files(), key=lambda file: min(Shard(file.path).contents.images))
     for file, days in ((old, 3), (middle, 2), (new, 1)):
         age(file.path, days)
-    used = open_store(KEY)
+    used = FeatureStore(KEY)
     assert used.missing(names(10)) == []  # the oldest is in use, and was used last
     monkeypatch.setenv(LIMIT, str(3.5 * old.size / 1e9))
     keep(names(10, 30))
@@ -272,7 +272,7 @@ def test_cache_clears_by_age_backbone_and_data(promptkit: Command) -> None:
     assert "deleted 1 shards" in promptkit("cache", "clear", "--backbone", "RN50").out
     (left,) = cached_files()
     age(left.path, 2)
-    used = open_store(FeatureKey({"number": 1}))
+    used = FeatureStore(FeatureKey({"number": 1}))
     assert used.missing(names(2)) == []
     age(left.path, 2)
     assert "1 are in use by running processes and stay" in promptkit("cache", "clear", "--older-than", 1).out
