@@ -31,7 +31,7 @@ class Trackers(Callback):
             if name not in TRACKERS:
                 raise UnknownNameError("tracker", name, TRACKERS)
             if find_spec(name) is None:
-                raise ConfigError(f"the tracker {name!r} is not installed", f"pip install 'promptkit[{name}]'")
+                raise ConfigError(f"the tracker {name!r} is not installed", f"pip install {name}")
             if distributed.rank():
                 continue  # not every tracker asks which process it is in
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
