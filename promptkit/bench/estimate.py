@@ -12,6 +12,7 @@ from promptkit.bench.plan import Training, images
 from promptkit.bench.protocols import Target
 from promptkit.bench.runner import UNTRAINED, Runner
 from promptkit.data.layouts import Dataset
+from promptkit.faults import explained
 from promptkit.features.cache import count_missing
 from promptkit.features.sources import Source
 from promptkit.files import plain_json
@@ -67,7 +68,9 @@ class Estimate:
             backbone = self.runner.backbone(first.config)
             try:
                 pace = measure(first, backbone, self.runner.registry, self.runner.cache, self.clock)
-            except Exception:  # its run will say what is wrong
+            except BaseException as error:  # its run will say what is wrong
+                if not isinstance(error, Exception) and explained(error, self.runner.registry) is None:
+                    raise
                 log.debug("%s could not be timed", first.config.recipe, exc_info=True)
             else:
                 self.paces[of_kind] = pace

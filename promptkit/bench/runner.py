@@ -24,6 +24,7 @@ from promptkit.data.images import warn_unreadable
 from promptkit.data.layouts import Dataset
 from promptkit.errors import ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate
+from promptkit.faults import explained
 from promptkit.learner import Learner
 from promptkit.metrics import Scores
 from promptkit.progress import reported
@@ -188,8 +189,8 @@ class Runner:
                 self.seconds[training] = seconds
             on_trained(training, seconds)
             return True
-        except Exception as error:
-            outcome.failures.append(_failure(folder, error))
+        except BaseException as error:
+            outcome.failures.append(self._failure(folder, error))
             return False
         finally:
             lock.release()
@@ -220,8 +221,8 @@ class Runner:
             try:
                 data = data or images(target, training.config)
                 learner, template = self._open(training, config, data)
-            except Exception as error:
-                outcome.failures.append(_failure(folder, error))
+            except BaseException as error:
+                outcome.failures.append(self._failure(folder, error))
             else:
                 learners[str(folder)] = learner
                 ready.append((training, template))
@@ -240,9 +241,10 @@ class Runner:
                     self.registry.metrics,
                     on_batch=advance,
                 )
-        except Exception as error:
+        except BaseException as error:
+            failure = self._failure(self.path(ready[0][0]), error)
             if len(learners) == 1:
-                outcome.failures.append(_failure(self.path(ready[0][0]), error))
+                outcome.failures.append(failure)
                 return
             # One of them, it may be, and which one shows when each is tested alone.
             for one in wanted:
@@ -256,7 +258,7 @@ class Runner:
             try:
                 self._write(training, target, template, found.scores[str(self.path(training))])
             except OutputError as error:
-                outcome.failures.append(_failure(self.path(training), error))
+                outcome.failures.append(self._failure(self.path(training), error))
 
     def _open(self, training: Training, config: RunConfig, data: Dataset) -> tuple[Learner, str]:
         """The learner, asked about the classes of the data, and its hand-made prompts if it has learned nothing."""
@@ -266,6 +268,14 @@ class Runner:
             return learner, ""
         template = getattr(config.components["prompts"].options, "template", "")
         return restore(folder, config, backbone, data.classnames), str(template)
+
+    def _failure(self, folder: Path, error: BaseException) -> Failure:
+        """Raises the error where it is a Ctrl-C, or an exit that no plugin asked for."""
+        known = explained(error, self.registry)
+        if known is None and not isinstance(error, Exception):
+            raise error
+        log.debug(traceback.format_exc())
+        return Failure(folder, known.message if known else f"unexpected {type(error).__name__}: {error}")
 
     def _write(self, training: Training, target: Target, template: str, scores: Mapping[str, Scores]) -> None:
         config, folder = training.config, self.path(training)
@@ -297,9 +307,3 @@ class Runner:
 
 def _domains(target: Target) -> Iterable[str]:
     return target.domains or target.data.dataset.domains or ("all",)
-
-
-def _failure(folder: Path, error: Exception) -> Failure:
-    log.debug(traceback.format_exc())
-    known = isinstance(error, PromptkitError)
-    return Failure(folder, error.message if known else f"unexpected {type(error).__name__}: {error}")  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from promptkit import registry
+from promptkit.bench import estimate
 from promptkit.cli.console import escape
 
 Command = Callable[..., "Finished"]
@@ -149,6 +150,21 @@ def test_a_fault_in_a_data_worker_is_the_plugins_too(
         in done.err
     )
     assert "promptkit_faulty.py, line 24, in __call__)" in done.err
+
+
+@pytest.mark.parametrize("raised", ["SystemExit", "KeyboardInterrupt", "TypeError('no')"])
+def test_a_bench_goes_on_after_a_plugin_that_ends_the_program(
+    raised: str, plugin: Callable[..., None], promptkit: Command, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "WORTH_MEASURING", 0)  # a pace is measured, too
+    plugin(text=f"raise {raised}")
+    done = promptkit(
+        "bench", "few-shot", "--data", images, *TINY, "--learners", "faulty,zeroshot", "--seeds", 1, "--workers", 0
+    )
+    assert done.status == 1, done.err
+    said = raised.replace("('no')", ": no")
+    assert f"faulty/1-shots/seed-1: promptkit-faulty: prompts 'faulty' failed with {said} (" in done.out
+    assert "zeroshot" in done.out.split("failed:")[1]
 
 
 def test_a_foreign_promptkit_is_named(promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
