@@ -179,6 +179,14 @@ def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(train:
         assert json.loads(file.metadata()["promptkit"])["epoch"] in (1, 2, 3)
 
 
+def test_a_rate_that_blows_up_is_an_error_and_nothing_is_called_saved(train: Command, tmp_path: Path) -> None:
+    done = train("coop", "--out", "run", "--lr", "1e30", "--set", "train.warmup_epochs=0")
+    assert done.status == 2
+    assert re.search(r"error: .* (not finite|nan|inf)", done.err), done.err
+    assert "saved" not in done.out
+    assert not (tmp_path / "run/learner.safetensors").exists()
+
+
 def damaged(folder: Path, images: Path) -> Path:
     """A data set in which four stars are cut and one circle is empty."""
     shutil.copytree(images, folder)
