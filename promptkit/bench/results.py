@@ -3,6 +3,7 @@
 No two processes write into one file, so that any number of them can share a folder; reading merges what is there.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -70,10 +71,10 @@ ROUNDING = 0.005
 
 
 def to_line(result: Result) -> str:
-    """The scores stand beside what they are of; their figures are a mapping by metric."""
+    """The scores stand beside what they are of; their figures are a mapping by metric. The line ends with its hash."""
     content = asdict(result)
-    scores = content.pop("scores")
-    return json.dumps({**content, **scores}) + "\n"
+    content |= content.pop("scores")
+    return json.dumps({**content, _HASH: _hash(content)}) + "\n"
 
 
 def from_line(line: str) -> Result:
@@ -84,8 +85,18 @@ def from_line(line: str) -> Result:
     unsound = [name for name, is_sound in _SOUND.items() if not is_sound(content.get(name))]
     if unsound:
         raise ValueError(f"it has no sound {', '.join(unsound)}")
+    if content.pop(_HASH, None) != _hash(content):
+        raise ValueError("it is not what was written: its hash is another")
     scores = Scores(content["figures"], tuple(content["per_class"]), content["n"])
     return Result(**{item.name: content[item.name] for item in fields(Result)[:-1]}, scores=scores)
+
+
+_HASH = "sha256"
+
+
+def _hash(content: dict[str, object]) -> str:
+    """Of a line's content, less its hash."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_text(value: object) -> bool:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class Metadata:
     """Of the backbone; see `Backbone.fingerprint`."""
     data: str
     """The fingerprint of the pictures; see `Dataset.fingerprint`."""
+    settings: dict[str, Any]
+    """The tables of `run.toml`, so that neither file stands beside another's."""
     classnames: list[str]
     epoch: int
     epochs: int
@@ -41,6 +44,8 @@ class Metadata:
             wrong.append("classnames")
         elif len(set(names)) < len(names):
             wrong.append("classnames (one occurs twice)")
+        if type(self.settings) is not dict or self.settings.get("recipe") != self.recipe:
+            wrong.append("settings")
         if type(self.figures) is not dict or not all(map(is_number, self.figures.values())):
             wrong.append("figures")
         if wrong:

@@ -10,6 +10,8 @@ from promptkit.config import read_run_file
 from promptkit.errors import CheckpointError, PromptkitError
 from promptkit.runs.checkpoint import SETTINGS, STATE, WEIGHTS, Metadata, read_metadata
 from promptkit.runs.lock import is_locked
+from promptkit.runs.state import LISTED, differences
+from promptkit.settings import flatten
 
 Status = Literal["new", "running", "stopped", "finished", "damaged"]
 """new: nothing was saved that could be lost; stopped: not finished, and no process trains it."""
@@ -51,14 +53,17 @@ def inspect_run(run: Path, held: bool = False) -> SavedRun:
 def read_saved(run: Path) -> tuple[dict[str, Any], Metadata | None]:
     """The settings of a run and the header of what it learned, empty and None where it has saved none.
 
-    Raises CheckpointError or ConfigError where either can't be trusted, or they are not of one run.
+    Raises CheckpointError or ConfigError where either can't be trusted, or they are not of one run: the header names the
+    settings that it was learned with.
     """
     if not any(os.path.lexists(run / name) for name in (SETTINGS, WEIGHTS, STATE)):
         return {}, None
     metadata = read_metadata(run) if os.path.lexists(run / WEIGHTS) else None
     tables = read_run_file(run / SETTINGS)
-    if metadata and metadata.recipe != tables["recipe"]:
+    if metadata and (different := differences(flatten(metadata.settings), flatten(tables))):
         raise CheckpointError(
-            f"{run} is damaged: {WEIGHTS} was learned by {metadata.recipe!r}, and {SETTINGS} says {tables['recipe']!r}"
+            f"{run} is damaged: {WEIGHTS} was not learned with the settings in {SETTINGS}: "
+            + "; ".join(different[:LISTED])[:1000],
+            f"put {SETTINGS} back as it was; to train with other settings, use --config and another --out",
         )
     return tables, metadata

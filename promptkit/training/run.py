@@ -163,6 +163,7 @@ class Run:
             backbone=self.backbone.name,
             fingerprint=self.backbone.fingerprint,
             data=self.dataset.fingerprint(),
+            settings=self.config.to_tables(),
             classnames=list(self.dataset.classnames),
             epoch=self.config.train.epochs,
             epochs=self.config.train.epochs,

@@ -123,6 +123,19 @@ def test_damaged_lines_are_left_out_and_counted(
     assert warning.startswith("5 damaged lines of results left out")
 
 
+def test_a_changed_digit_is_a_damaged_line(
+    result: MakeResult, tmp_path: Path, warnings: Callable[[], list[str]]
+) -> None:
+    run = folder(tmp_path / "run")
+    write_results(run, [result(0.5), result(0.625, seed=2)])
+    changed = (run / RESULTS).read_text().replace("0.625", "0.725", 1)
+    (run / RESULTS).write_text(changed)
+    assert [one.seed for one in read_results([tmp_path])] == [1]
+    (warning,) = warnings()
+    assert "1 damaged line of results left out: " in warning
+    assert f"{run / RESULTS}, line 2: it is not what was written: its hash is another" in warning
+
+
 def test_no_results_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results in"):
         read_results([tmp_path])

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from promptkit.bench.results import RESULTS, Result, read_results, write_results
+from promptkit.runs.tensorfile import pack, read_text
 from promptkit.testing import registered, write_images
 
 Command = Callable[..., "Finished"]
@@ -264,6 +265,14 @@ def test_a_damaged_run_file_is_one_failed_run(bench: Command, tmp_path: Path) ->
     assert {result.learner for result in read_results([tmp_path])} == {"zeroshot", "coop"}
 
     file.write_text(whole.replace("[prompts]", "[prompts]\nn_gone = 3"))
+    changed = bench("few-shot", "--learners", "coop,zeroshot")
+    assert changed.status == 1
+    assert "prompts.n_gone: unset in the run, 3 now" in changed.out
+    # An option that another version of the plugin had.
+    weights = file.with_name("learner.safetensors")
+    header = json.loads(read_text(weights))
+    header["settings"]["prompts"]["n_gone"] = 3
+    weights.write_bytes(pack(load_file(weights), json.dumps(header)))
     unknown = bench("few-shot", "--learners", "coop,zeroshot")
     assert unknown.status == 2
     assert "coop/2-shots/seed-1/run.toml: no option of prompts 'coop' named 'n_gone'" in unknown.err

@@ -192,7 +192,25 @@ def test_a_run_put_together_from_two_is_refused(run: Path, train: Command, promp
     shutil.copy(tmp_path / "other/run.toml", run)
     done = promptkit("eval", "run")
     assert done.status == 2
-    assert "was learned by 'coop', and run.toml says 'zeroshot'" in done.err
+    assert "recipe: coop in the run, zeroshot now" in done.err
+
+
+def test_a_changed_digit_in_the_run_file_is_named(run: Path, promptkit: Command, tmp_path: Path) -> None:
+    file = run / "run.toml"
+    whole = file.read_text()
+    for old, new, named in (
+        ("n_ctx = 16", "n_ctx = 15", "prompts.n_ctx: 16 in the run, 15 now"),
+        ("lr = 0.002", "lr = 0.003", "train.lr: 0.002 in the run, 0.003 now"),
+        ("[prompts]", "[prompts]\nmore = 1", "prompts.more: unset in the run, 1 now"),
+    ):
+        file.write_text(whole.replace(old, new))
+        done = promptkit("eval", "run")
+        assert done.status == 2
+        assert f"learner.safetensors was not learned with the settings in run.toml: {named}" in done.err
+        assert [listed.status for listed in list_runs(tmp_path)] == ["damaged"]
+    # Where it runs, and where its data lies now, changes nothing.
+    file.write_text(whole.replace("workers = 0", "workers = 1"))
+    assert promptkit("eval", "run").status == 0
 
 
 @pytest.mark.parametrize(
