@@ -37,7 +37,6 @@ TRAIN_BENCH, TRAIN_EVAL, EVERY = (*TRAIN, "bench"), (*TRAIN, *EVAL), (*TRAIN, "b
 
 # What several slots hold, with its help and range; each adds the commands that have a flag for it.
 Domains = Annotated[str, "domains to use, comma-separated; empty: all"]
-Classes = Annotated[str, "all, base, new, or a file with one class name a line"]
 Workers = Annotated[int, "processes that prepare pictures; -1: chosen from the machine", Ge(-1), Le(4096)]
 Strict = Annotated[bool, "stop at an unreadable picture instead of counting it"]
 MaxPixels = Annotated[
@@ -67,7 +66,12 @@ class EvalSettings(LoaderSettings):
     ] = ""
     dataset: Annotated[str, "a data set by its name, such as caltech101", Flag(EVAL)] = ""
     domains: Annotated[Domains, Flag(EVAL)] = ""
-    classes: Annotated[Classes, Flag(EVAL)] = "all"
+    classes: Annotated[
+        str,
+        "which classes to ask about: trained, data, base, new (halves of the data's), or a file with one name a line; "
+        "auto: trained where those of the data are among them, else data",
+        Flag(EVAL),
+    ] = "auto"
     split: Annotated[
         str,
         "which images: test, val, train or all; given or draw: the test images of that split policy",
@@ -88,7 +92,7 @@ class DataSettings:
         str, "a data set by its name, such as caltech101; empty: what path itself holds", Flag((*TRAIN, "data"))
     ] = ""
     domains: Annotated[Domains, Flag(TRAIN)] = ""
-    classes: Annotated[Classes, Flag(TRAIN)] = "all"
+    classes: Annotated[str, "all, base, new, or a file with one class name a line", Flag(TRAIN)] = "all"
     shots: Annotated[int, "training pictures per class (and domain); 0: all", Ge(0), Flag(TRAIN)] = 0
     split: Annotated[
         str,

@@ -1,9 +1,9 @@
 """`promptkit eval`"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from promptkit.settings import BackboneSettings, EvalSettings, parsed
 if TYPE_CHECKING:
     from promptkit.bench.formats import Table
     from promptkit.evaluation.evaluate import Evaluation
+    from promptkit.metrics import Scores
 
 
 @options.with_settings("eval", {"eval": EvalSettings, "backbone": BackboneSettings})
@@ -27,7 +28,7 @@ def evaluate(
 ) -> None:
     """Evaluate runs on every domain, side by side.
 
-    Learners are asked for the classes of the data, so classes that none of them was trained on work.
+    Learners are asked about the classes they were trained on, or, where the data has others, about those of the data.
     """
     from rich.console import Console
 
@@ -56,18 +57,24 @@ def evaluate(
             on_batch=lambda images: advance(images * distributed.processes()),
         )
     warn_unreadable(found.unreadable)
-    console().print(f"{opened.path}: {settings.split} images, {len(opened.dataset.classnames)} classes", soft_wrap=True)
-    console().print(rich_table(_table(found)))
+    asked = {run: learner.classnames for run, learner in opened.learners.items()}
+    console().print(
+        f"{opened.path}: {settings.split} images of {len(opened.dataset.classnames)} classes", soft_wrap=True
+    )
+    console().print(rich_table(_table(found, asked)))
     if json_ and not RANK:
-        _write_json(json_, found, opened.dataset.classnames)
+        _write_json(json_, found, opened.dataset.classnames, asked)
 
 
-def _table(found: "Evaluation") -> "Table":
-    """A row per domain, then the mean and the worst over domains; accuracy and macro accuracy of each run."""
+def _table(found: "Evaluation", asked: Mapping[str, Sequence[str]]) -> "Table":
+    """A row per domain, then the mean and the worst over domains; accuracy and macro accuracy of each run.
+
+    `asked` are the classes that each run was asked about.
+    """
     from promptkit.bench.formats import Table
 
     shown = [(run, figure) for run in found.scores for figure in ("accuracy", "macro_accuracy")]
-    heads = [head for run in found.scores for head in (f"{run}\naccuracy", "\nmacro")]
+    heads = [head for run in found.scores for head in (f"{run}\nof {len(asked[run])} classes\naccuracy", "\n\nmacro")]
     first = next(iter(found.scores.values()))
     figures = [
         [100 * scores[domain][figure] for domain in scores] for run, figure in shown for scores in [found.scores[run]]
@@ -76,30 +83,34 @@ def _table(found: "Evaluation") -> "Table":
     if len(first) > 1:
         rows.append(("mean", *_texts([fmean(column) for column in figures]), ""))
         rows.append(("worst", *_texts([min(column) for column in figures]), ""))
-    return Table("", ("domain", *heads, "\nn"), tuple(rows), 1, parts=frozenset({len(first) - 1}))
+    return Table("", ("domain", *heads, "\n\nn"), tuple(rows), 1, parts=frozenset({len(first) - 1}))
 
 
 def _texts(figures: Sequence[float]) -> list[str]:
     return [f"{figure:.1f}" for figure in figures]
 
 
-def _write_json(path: Path, found: "Evaluation", classnames: tuple[str, ...]) -> None:
-    """Every figure of every domain; `per_class` in the order of `classes`."""
+def _write_json(path: Path, found: "Evaluation", classnames: Sequence[str], asked: Mapping[str, Sequence[str]]) -> None:
+    """Every figure of every domain; `per_class` in the order of `classes`, those of the images."""
     import json
 
     from promptkit.files import writing
 
-    figures = {
-        run: {domain: {**score.figures, "per_class": score.per_class, "n": score.n} for domain, score in scores.items()}
-        for run, scores in found.scores.items()
-    }
+    def figures(run: str, score: "Scores") -> dict[str, Any]:
+        shares = dict(zip(asked[run], score.per_class, strict=True))
+        return {**score.figures, "per_class": [shares[name] for name in classnames], "n": score.n}
+
     worst = {run: min(scores.items(), key=lambda item: item[1]["accuracy"]) for run, scores in found.scores.items()}
     content = {
-        "runs": figures,
+        "runs": {
+            run: {domain: figures(run, score) for domain, score in scores.items()}
+            for run, scores in found.scores.items()
+        },
         "worst_domain": {
             run: {"domain": domain, "accuracy": score["accuracy"]} for run, (domain, score) in worst.items()
         },
         "classes": classnames,
+        "asked": asked,
         "unreadable": [str(image.path) for image in found.unreadable],
     }
     with writing(path, "the figures stand above; choose another FILE for --json"):

@@ -4,6 +4,7 @@ All are functions of a Dataset, the same on every machine.
 """
 
 import logging
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -187,28 +188,42 @@ def class_subset(dataset: Dataset, which: str) -> Dataset:
     """
     names = dataset.classnames
     half = (len(names) + 1) // 2
-    halves = {"all": range(len(names)), "base": range(half), "new": range(half, len(names))}
-    kept = halves[which] if which in halves else _listed_classes(Path(which), names, halves)
+    halves = {"all": names, "base": names[:half], "new": names[half:]}
+    kept = halves[which] if which in halves else read_classes(which, halves)
+    for name in kept:
+        if name not in names:
+            raise UnknownNameError("class", name, names)
     if len(kept) < 2:
         raise DataError(
             f"{which!r} leaves {len(kept)} of the {len(names)} classes of {dataset.root}; two or more are needed"
         )
+    return keep_classes(dataset, kept)
+
+
+def keep_classes(dataset: Dataset, names: Collection[str]) -> Dataset:
+    """The images of some classes. Labels are numbered again from 0, in their old order."""
+    wanted = frozenset(names)
+    kept = [label for label, name in enumerate(dataset.classnames) if name in wanted]
     new_label = {label: i for i, label in enumerate(kept)}
     items = [replace(item, label=new_label[item.label]) for item in dataset.items if item.label in new_label]
-    return replace(dataset, classnames=tuple(names[label] for label in kept), items=tuple(items))
+    return replace(dataset, classnames=tuple(dataset.classnames[label] for label in kept), items=tuple(items))
 
 
-def _listed_classes(path: Path, names: Sequence[str], words: Collection[str]) -> Sequence[int]:
-    if not path.is_file():
+def read_classes(file: str, words: Collection[str]) -> tuple[str, ...]:
+    """The class names in a text file, one a line, each once.
+
+    Raises UnknownNameError, naming the `words` that might have been meant, where there is no such file; DataError when
+    it can't be read.
+    """
+    path = Path(file)
+    if not os.path.isfile(path):  # unlike Path.is_file, never raises
         hint = f"give {', '.join(words)} or a text file with one class name a line"
-        raise UnknownNameError("choice of classes", str(path), words, hint)
+        raise UnknownNameError("choice of classes", file, words, hint)
     try:
-        listed = {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()} - {""}
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read: {error}", "one class name a line is expected") from error
-    for name in sorted(listed - set(names)):
-        raise UnknownNameError("class", name, names)
-    return [label for label, name in enumerate(names) if name in listed]
+    return tuple(dict.fromkeys(name for line in lines if (name := line.strip())))
 
 
 def subset(dataset: Dataset, split: str | None = None, domains: Collection[str] = ()) -> Dataset:

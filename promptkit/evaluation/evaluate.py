@@ -43,11 +43,11 @@ def evaluate(
     metrics: Mapping[str, Metric] = STANDARD,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Classify every image of the data set with `Learner.predict` of every learner, in the classes they are set to.
+    """Classify every image of the data set with `Learner.predict` of every learner, in the classes it is set to.
 
     Args:
         learners: By name; all of the same image spec.
-        dataset: Whose labels are those of the learners' classes.
+        dataset: Its labels are looked up by name in each learner's classes; those may be more, and in another order.
         loading: How images are read.
         cache: Keep what the image towers see for the next time; a learner that needs pixels always reads the images.
         metrics: What to compute of the answers.
@@ -56,10 +56,12 @@ def evaluate(
 
     Raises:
         DataError: When no image of a domain is readable, or with `loading.strict` at the first that is not.
-        EvaluationError: When a learner's logits are not finite, or not one for each of its classes.
+        EvaluationError: When a learner is not asked about the class of some image, or its logits are not finite, or not
+            one for each of its classes.
         WorkerError: When a data worker dies.
     """
     image = next(iter(learners.values())).scene.backbone.image
+    labels = {name: _labels(name, learner, dataset) for name, learner in learners.items()}
     items: dict[str, list[Item]] = {domain: [] for domain in dataset.domains or ("all",)}
     for item in dataset.items:
         items[item.domain or "all"].append(item)
@@ -69,7 +71,7 @@ def evaluate(
     for domain, images in items.items():
         source = Source.evaluation(images[rank::n], dataset.root, image, loading)
         with worker_death_explained():
-            own, left_out = _predict_all(learners, source, loading.batch_size, cache, on_batch)
+            own, left_out = _predict_all(learners, labels, source, loading.batch_size, cache, on_batch)
         unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
         # Every process saw every n-th image, once, and now all know what the others saw.
         gathered = distributed.gather_objects([own])
@@ -92,8 +94,24 @@ def evaluate(
     return Evaluation(scores, answers, list(unreadable.values()))
 
 
+def _labels(name: str, learner: Learner, dataset: Dataset) -> Tensor:
+    """Where the classes of the data stand among the learner's, by label; -1 for one without images that is not there."""
+    places = {known: place for place, known in enumerate(learner.classnames)}
+    if lacking := sorted({dataset.classnames[item.label] for item in dataset.items} - places.keys()):
+        raise EvaluationError(
+            f"{name or 'the learner'} is asked about {len(places)} classes, and {', '.join(lacking[:10])} is none of them",
+            "ask about the classes of the data with set_classes",
+        )
+    return torch.tensor([places.get(known, -1) for known in dataset.classnames])
+
+
 def _predict_all(
-    named: Mapping[str, Learner], source: Source, batch_size: int, cache: bool, on_batch: Callable[[int], None]
+    named: Mapping[str, Learner],
+    labels: Mapping[str, Tensor],
+    source: Source,
+    batch_size: int,
+    cache: bool,
+    on_batch: Callable[[int], None],
 ) -> tuple[list[list[Predictions]], Sequence[Unreadable]]:
     """The predictions of each learner, batch by batch, and the images that were not readable."""
     names, learners = list(named), list(named.values())
@@ -101,6 +119,7 @@ def _predict_all(
     if not source.items:
         return answers, []
     label = torch.tensor([item.label for item in source.items])
+    own = [labels[name][label] for name in names]
     cached = [(spec, rows) for spec, rows in _by_spec(learners) if spec and is_cacheable(spec)] if cache else []
     unreadable: Sequence[Unreadable] = []
     try:
@@ -116,7 +135,7 @@ def _predict_all(
             for row in rows:
                 logits = learners[row].predict(batch)
                 _check_logits(names[row], learners[row], logits, index, source)
-                answers[row].append(Predictions.of(logits, label[index], index))
+                answers[row].append(Predictions.of(logits, own[row][index], index))
                 on_batch(len(index))
     others = [row for row in range(len(learners)) if not any(row in rows for _, rows in cached)]
     if others:
@@ -130,7 +149,7 @@ def _predict_all(
                 together = predict_together([learners[row] for row in others], loaded.batch)
                 for row, scored in zip(others, together, strict=True):
                     _check_logits(names[row], learners[row], scored, loaded.index, source)
-                    answers[row].append(Predictions.of(scored, loaded.batch.label, loaded.index))
+                    answers[row].append(Predictions.of(scored, own[row][loaded.index], loaded.index))
     return answers, unreadable
 
 

@@ -11,15 +11,17 @@ from promptkit.build import load_backbone, pick_device
 from promptkit.data.layouts import Dataset
 from promptkit.data.selection import SPLIT_POLICIES, open_dataset, select_evaluation
 from promptkit.errors import ConfigError
+from promptkit.evaluation.classes import choose_classes, warn_untrained
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.runs.checkpoint import read_metadata
 from promptkit.runs.opening import restore, run_config
 from promptkit.settings import BackboneSettings, EvalSettings, Scalar, split_names
 
 
 @dataclass(frozen=True)
 class OpenedRuns:
-    """Learners by the name of their run, set to the classes of the data, and the pictures to evaluate on."""
+    """Learners by the name of their run, set to the classes to ask about, and the pictures to evaluate on."""
 
     learners: dict[str, Learner]
     dataset: Dataset
@@ -46,18 +48,22 @@ def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, 
     named = registry.dataset(name) if name else None
     split, policy = ("test", settings.split) if settings.split in SPLIT_POLICIES else (settings.split, first.split)
     dataset = open_dataset(Path(path), named, split_names(settings.domains), policy)
-    dataset = select_evaluation(dataset, split, policy, seeds.pop(), classes=settings.classes)
+    dataset = select_evaluation(dataset, split, policy, seeds.pop())
+    names = names_of(runs)
+    read, trained = dataset, {names[run]: read_metadata(run).classnames for run in runs}
+    dataset, asked = choose_classes(settings.classes, read, trained)
 
     where = distributed.join(settings.device) or pick_device(settings.device)
     backbones: dict[BackboneSettings, Backbone] = {}
     learners: dict[str, Learner] = {}
-    names = names_of(runs)
     for run, config in configs.items():
         if config.backbone not in backbones:
             backbones[config.backbone] = load_backbone(config.backbone, registry).to(where)
-        learners[names[run]] = restore(run, config, backbones[config.backbone], dataset.classnames)
+        learners[names[run]] = restore(run, config, backbones[config.backbone], asked[names[run]])
     if len({learner.scene.backbone.image for learner in learners.values()}) > 1:
         raise ConfigError("the runs' backbones want their pictures prepared differently", "evaluate them one at a time")
+    if settings.classes in ("auto", "trained"):
+        warn_untrained(read, {name: trained[name] for name, learner in learners.items() if learner.state_dict()})
     return OpenedRuns(learners, dataset, path)
 
 

@@ -1,6 +1,7 @@
 """`promptkit eval`, as a user meets it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,13 +55,72 @@ def test_a_learner_of_base_classes_is_asked_about_new_ones(
     recipe: str, train: Command, promptkit: Command, tmp_path: Path
 ) -> None:
     train(recipe, "--classes", "base", "--out", "run")
-    for classes, n in (("base", 6), ("new", 6), ("all", 12)):
+    for classes, n in (("base", 6), ("new", 6), ("data", 12)):
         done = promptkit("eval", "run", "--classes", classes, "--json", "figures.json")
         assert done.status == 0, done.err
+        assert "not trained" not in done.err
         assert figures(tmp_path / "figures.json")["run"]["photo"]["n"] == n
     (tmp_path / "names.txt").write_text("star\ncircle\ncross\n")
     assert promptkit("eval", "run", "--classes", "names.txt", "--json", "figures.json").status == 0
     assert figures(tmp_path / "figures.json")["run"]["photo"]["n"] == 9
+
+
+def test_a_folder_with_some_of_the_trained_classes_is_asked_about_all_of_them(
+    train: Command, promptkit: Command, images: Path, tmp_path: Path
+) -> None:
+    for recipe in ("coop", "zeroshot"):
+        train(recipe, "--domains", "photo", "--out", recipe)
+    train("coop", "--domains", "photo", "--classes", "base", "--out", "half")
+    runs = ("coop", "zeroshot", "half")
+    for name in ("cross", "star"):  # one trained by all runs, one by two; the rest of the classes has no picture
+        shutil.copytree(images / "photo" / name, tmp_path / "two" / name)
+
+    def asked(*words: object) -> tuple[str, dict[str, int], dict[str, int]]:
+        done = promptkit("eval", *runs, "--data", "two", "--split", "all", "--json", "figures.json", *words)
+        assert done.status == 0, done.err
+        content = json.loads((tmp_path / "figures.json").read_text())
+        heads = {run: f"of {len(names)} classes" in done.out for run, names in content["asked"].items()}
+        assert all(heads.values()), done.out
+        return (
+            done.err,
+            {run: len(names) for run, names in content["asked"].items()},
+            {run: scores["all"]["n"] for run, scores in content["runs"].items()},
+        )
+
+    warned, classes, n = asked()
+    assert classes == {"coop": 4, "zeroshot": 4, "half": 2}
+    assert n == dict.fromkeys(runs, 16)
+    assert "warning: half: 1 of the 2 classes of the data were not trained: 'star'" in warned
+    # Every answer is one that the learner gives when it is asked about what it was trained on.
+    auto = figures(tmp_path / "figures.json")
+    assert promptkit("eval", "coop", "--split", "all", "--domains", "photo", "--json", "whole.json").status == 0
+    whole = figures(tmp_path / "whole.json")["coop"]["photo"]["per_class"]
+    assert auto["coop"]["all"]["per_class"] == [whole[1], whole[3]]
+
+    said, classes, n = asked("--classes", "data")
+    assert (classes, "not trained" in said) == (dict.fromkeys(runs, 2), False)
+    warned, classes, n = asked("--classes", "trained")
+    assert classes == {"coop": 4, "zeroshot": 4, "half": 2}
+    assert n == dict.fromkeys(runs, 8)
+    assert "'star'" in warned
+    (tmp_path / "names.txt").write_text("star\ncircle\ncross\n")
+    assert asked("--classes", "names.txt")[1] == dict.fromkeys(runs, 3)
+
+
+def test_names_that_nobody_trained_on_are_listed_with_the_nearest(
+    train: Command, promptkit: Command, images: Path, tmp_path: Path
+) -> None:
+    train("coop", "--out", "run")
+    for name, spelt in (("cross", "Cross"), ("star", "stars"), ("circle", "tent")):
+        shutil.copytree(images / "photo" / name, tmp_path / "other" / spelt)
+    done = promptkit("eval", "run", "--data", "other")
+    assert done.status == 0, done.err
+    assert "run: 3 of the 3 classes of the data were not trained: " in done.err
+    assert "'Cross' (nearest: 'cross'), 'stars' (nearest: 'star'), 'tent';" in done.err
+    assert "of 3 classes" in done.out
+    done = promptkit("eval", "run", "--data", "other", "--classes", "trained")
+    assert done.status == 2
+    assert "other has no picture of the classes to ask about (--classes trained)" in done.err
 
 
 def test_a_class_specific_learner_says_why_it_cannot(train: Command, promptkit: Command) -> None:
