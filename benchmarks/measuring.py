@@ -12,6 +12,7 @@ import torch
 from open_clip import IMAGENET_CLASSNAMES
 
 from promptkit.build import build_learner, load_backbone
+from promptkit.components import Scene
 from promptkit.config import resolve
 from promptkit.learner import Learner
 from promptkit.registry import installed
@@ -36,7 +37,7 @@ def learner_for(recipe: str, options: argparse.Namespace, classes: int) -> Learn
     flags = {"backbone.name": options.backbone, "backbone.weights": "none"}
     config = resolve(installed(), recipe, flags=flags)
     backbone = load_backbone(config.backbone, installed())
-    return build_learner(config, installed(), backbone, tuple(classnames(classes))).train()
+    return build_learner(config, installed(), Scene(backbone, tuple(classnames(classes)))).train()
 
 
 def best(sides: dict[str, Callable[[], Any]], repeats: dict[str, int]) -> dict[str, tuple[float, float]]:

@@ -23,6 +23,7 @@ from text_tower import text
 
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone
+from promptkit.components import Scene
 from promptkit.config import resolve
 from promptkit.learner import Learner
 from promptkit.registry import installed
@@ -169,7 +170,7 @@ def evaluation(options: argparse.Namespace) -> None:
                 flags = {"backbone.name": options.backbone, "backbone.weights": "none", "train.seed": number}
                 config = resolve(installed(), recipe, flags=flags)
                 shared = shared or load_backbone(config.backbone, installed())
-                learners[str(number)] = build_learner(config, installed(), shared, dataset.classnames).eval()
+                learners[str(number)] = build_learner(config, installed(), Scene(shared, dataset.classnames)).eval()
             figures, times = [], {}
             for name, cache in (("no cache", False), ("first", True), ("second", True)):
                 cpu, wall = time.process_time(), time.perf_counter()

@@ -1,14 +1,18 @@
 """From a configuration to the objects of a run: the backbone, the learner and its views."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from promptkit.backbones.base import Backbone
-from promptkit.components import Scene, Views
+from promptkit.components import Loss, Scene, Views
 from promptkit.config import RunConfig
-from promptkit.errors import ConfigError
-from promptkit.learner import Learner
+from promptkit.errors import ConfigError, PluginError
+from promptkit.learner import Learner, Recipe
 from promptkit.registry import Registry
 from promptkit.settings import BackboneSettings
+from promptkit.tensors import Outputs
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,23 +41,49 @@ def load_backbone(settings: BackboneSettings, registry: Registry) -> Backbone:
     return backbone
 
 
-def build_learner(config: RunConfig, registry: Registry, backbone: Backbone, classnames: tuple[str, ...]) -> Learner:
+class Untrained(Loss):
+    """In the place of a loss where a learner is built to predict: what only training needs is not asked for."""
+
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Raises PluginError: there are no terms."""
+        raise PluginError("this learner was built to predict, without its loss", "train it with promptkit train")
+
+
+def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train: bool = True) -> Learner:
     """Compose the learner on the backbone's device; its initial values depend on the seed alone.
 
-    Raises ConfigError when an option has no sensible meaning for this backbone or these classes.
+    Without `to_train`, what only training needs is not built. Raises ConfigError when an option has no sensible meaning
+    for this backbone or these classes, and when a component needs another than stands in a slot.
     """
-    scene = Scene(backbone, classnames)
+    classes = {slot: registry.get(slot, chosen.name) for slot, chosen in config.components.items()}
+    for slot in ("learner", *(["loss"] if to_train else [])):
+        _check_needs(config, registry, slot)
 
-    def component(slot: str) -> object:
-        chosen = config.components[slot]
-        return registry.get(slot, chosen.name)(chosen.options, scene)
+    def component(slot: str) -> Any:
+        return classes[slot](config.components[slot].options, scene)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        learner: Learner = registry.get("recipe", config.recipe).learner(
-            component("prompts"), component("projector"), component("loss"), scene
+        prompts, projector = component("prompts"), component("projector")
+        loss = component("loss") if to_train else Untrained(config.components["loss"].options, scene)
+        options = config.components["learner"].options
+        learner: Learner = classes["learner"](options, scene, prompts, projector, loss)
+    return learner.to(scene.backbone.device)
+
+
+def _check_needs(config: RunConfig, registry: Registry, slot: str) -> None:
+    """Raises ConfigError when what stands in another slot is not what the component of this one needs."""
+    chosen = config.components[slot].name
+    for other, needed in registry.get(slot, chosen).needs.items():
+        there = config.components[other].name
+        if issubclass(registry.get(other, there), needed):
+            continue
+        fitting = [name for name, entry in registry.entries[other].items() if issubclass(entry.value, needed)]
+        ways = [f"{other}={name}" for name in sorted(fitting)] + [f"{slot}={getattr(Recipe, slot)}"]
+        raise ConfigError(
+            f"{slot} {chosen!r} needs {needed.__name__} in the slot {other}, where {there!r} stands",
+            f"fits: --set {', or --set '.join(ways)}",
         )
-    return learner.to(backbone.device)
 
 
 def build_views(config: RunConfig, registry: Registry, backbone: Backbone) -> Views:

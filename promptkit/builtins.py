@@ -14,6 +14,7 @@ from promptkit.data.generalization import GENERALIZATION
 from promptkit.hooks import (
     RegisterBackbone,
     RegisterDataset,
+    RegisterLearner,
     RegisterLoss,
     RegisterMetric,
     RegisterProjector,
@@ -22,7 +23,7 @@ from promptkit.hooks import (
     RegisterViews,
     hookimpl,
 )
-from promptkit.learner import Recipe
+from promptkit.learner import Learner, Recipe
 from promptkit.metrics import STANDARD
 from promptkit.tensors import Outputs
 
@@ -87,6 +88,11 @@ def register_views(register: RegisterViews) -> None:
 @hookimpl
 def register_losses(register: RegisterLoss) -> None:
     register("cross-entropy", CrossEntropy)
+
+
+@hookimpl
+def register_learners(register: RegisterLearner) -> None:
+    register("plain", Learner)
 
 
 @hookimpl

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
 from promptkit.errors import ConfigError
-from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts
+from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts, View
 
 if TYPE_CHECKING:
     import albumentations
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a component may look at while it is built: the frozen backbone and the classes to train on."""
+    """What a component may look at while it is built: the frozen backbone, and what there is to train on."""
 
     backbone: Backbone
     classnames: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+    """Of the training pictures, sorted; () where the data has none. `Batch.domain` counts in them."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ class PromptGenerator(nn.Module, ABC):
             features: What the image tower saw; None only where nothing is conditional and no image was seen.
             classes: What `class_tokens` made.
         """
+
+    def extra(self, features: ImageFeatures | None, text: Float[Tensor, "#B C K D"]) -> Mapping[str, Tensor]:
+        """Tensors for losses, which find them in `Outputs.extra`; asked for in every training step, never to predict.
+
+        Args:
+            features: What the image tower saw, all views.
+            text: What `encode` made of them.
+        """
+        return {}
 
 
 class ContextPrompts(PromptGenerator):
@@ -222,6 +233,10 @@ class Projector(nn.Module):
         """Text features in the space to compare in; of unit norm where logits are made of them."""
         return features
 
+    def extra(self, views: Mapping[str, View]) -> Mapping[str, Tensor]:
+        """Tensors for losses, as `PromptGenerator.extra`, of the encoded and projected views."""
+        return {}
+
 
 class Views(ABC):
     """Makes the views of one picture. Runs in the data workers, so it has to pickle.
@@ -289,6 +304,8 @@ class Loss(nn.Module, ABC):
     Options: ClassVar[type] = NoOptions
     views: ClassVar[tuple[str, ...]] = ("image",)
     """The views it reads, checked when the learner is built."""
+    needs: ClassVar[Mapping[str, type]] = {}
+    """What has to stand in other slots, such as {"prompts": MyPrompts}; checked when the learner is built."""
 
     def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__()

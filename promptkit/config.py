@@ -1,7 +1,7 @@
 """Settings: where they come from, how they are checked, how a run file holds them.
 
-The slots `data`, `backbone` and `train` are declared in `promptkit.settings`; `prompts`, `projector`, `views` and `loss` have
-the options of the component in that slot. Precedence, last wins:
+The slots `data`, `backbone` and `train` are declared in `promptkit.settings`; `learner`, `prompts`, `projector`, `views` and
+`loss` have the options of the component in that slot. Precedence, last wins:
 
     dataclass default < templates of data.dataset < Recipe.settings < Recipe.datasets[data.dataset] < run file (TOML)
     < --set slot.field=value and the command's own options
@@ -34,7 +34,7 @@ from promptkit.settings import (
 MAX_RUN_FILE = 2**20
 """Bytes."""
 
-COMPONENT_SLOTS = ("prompts", "projector", "views", "loss")
+COMPONENT_SLOTS = ("learner", "prompts", "projector", "views", "loss")
 
 
 @dataclass(frozen=True)

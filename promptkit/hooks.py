@@ -1,4 +1,4 @@
-"""The eight hooks of a plugin.
+"""The nine hooks of a plugin.
 
 A plugin is a module that an entry point of the group `promptkit` names. It implements the hooks it needs; each is handed
 `register` and calls it once for everything it offers. Hooks are for discovery alone: once a run is built, none is called.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from promptkit.backbones.base import Backbone
     from promptkit.components import Loss, Projector, PromptGenerator, Views
     from promptkit.data.catalog import NamedDataset
-    from promptkit.learner import Recipe
+    from promptkit.learner import Learner, Recipe
     from promptkit.metrics import Metric
 
 PROJECT = "promptkit"
@@ -36,6 +36,7 @@ RegisterPrompts = Callable[[str, "type[PromptGenerator]"], None]
 RegisterProjector = Callable[[str, "type[Projector]"], None]
 RegisterViews = Callable[[str, "type[Views]"], None]
 RegisterLoss = Callable[[str, "type[Loss]"], None]
+RegisterLearner = Callable[[str, "type[Learner]"], None]
 RegisterRecipe = Callable[[str, "Recipe"], None]
 RegisterDataset = Callable[[str, "NamedDataset"], None]
 RegisterMetric = Callable[["Metric"], None]
@@ -78,6 +79,14 @@ def register_losses(register: RegisterLoss) -> None:
     """Offer losses.
 
     :param register: called as `register(name, cls)`.
+    """
+
+
+@hookspec
+def register_learners(register: RegisterLearner) -> None:
+    """Offer learners: how components are put together, and what happens in and between steps.
+
+    :param register: called as `register(name, cls)`, the first line of the class's docstring being its summary.
     """
 
 

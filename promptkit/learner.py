@@ -9,19 +9,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit.backbones.base import FeatureSpec
-from promptkit.components import Loss, Projector, PromptGenerator, Scene, template_features
+from promptkit.components import Loss, NoOptions, Projector, PromptGenerator, Scene, template_features
 from promptkit.errors import ConfigError, PluginError
 from promptkit.tensors import Batch, ClassTokens, ImageFeatures, Outputs, Teacher, View
 
 
 class Learner(nn.Module):
-    """What is trained and saved, and nothing else: the backbone is held in `scene`, outside the module tree.
+    """The cosine similarity of an image and a class, times CLIP's scale.
 
-    A method of the literature may override `logits` (how a view is scored), `start` (what it keeps of the training
-    images), `backward` (how gradients are made from the loss terms), `epoch_end` (what happens to the parameters
-    between epochs) and `predict` (how it answers). Evaluation calls `predict`, whatever is overridden.
+    It is what is trained and saved, and nothing else: the backbone is held in `scene`, outside the module tree. A method
+    of the literature may override `logits` (how a view is scored), `start` (what it keeps of the training images),
+    `backward` (how gradients are made from the loss terms), `parameter_groups` (rates of its own), `epoch_start`,
+    `step_end` and `epoch_end` (what happens to the parameters between steps), `metrics` (what to show beside the loss) and
+    `predict` (how it answers). Evaluation calls `predict`, whatever is overridden.
     """
 
+    Options: ClassVar[type] = NoOptions
+    needs: ClassVar[Mapping[str, type]] = {}
+    """What has to stand in other slots, such as {"prompts": MyPrompts}; checked when the learner is built."""
     needs_patches: ClassVar[bool] = False
     """Does `logits` look at `View.patches`?"""
 
@@ -36,8 +41,10 @@ class Learner(nn.Module):
                     "override required_features() too: return None where it needs the pixels",
                 )
 
-    def __init__(self, prompts: PromptGenerator, projector: Projector, loss: Loss, scene: Scene) -> None:
+    def __init__(self, options: Any, scene: Scene, prompts: PromptGenerator, projector: Projector, loss: Loss) -> None:
+        """`loss` gives no terms where the learner is built to predict alone."""
         super().__init__()
+        self.options = options
         self.prompts = prompts
         self.projector = projector
         self.loss = loss
@@ -84,7 +91,15 @@ class Learner(nn.Module):
         views = {
             name: self.view(seen, said) for (name, seen), said in zip(features.split().items(), texts, strict=True)
         }
-        return Outputs(self.logits(views["image"]), views, batch.label, self.teacher(batch, views["image"]))
+        return Outputs(
+            self.logits(views["image"]),
+            views,
+            batch.label,
+            self.teacher(batch, views["image"]),
+            batch.domain,
+            batch.index,
+            joined({"prompts": self.prompts.extra(features, text), "projector": self.projector.extra(views)}),
+        )
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
@@ -187,20 +202,57 @@ class Learner(nn.Module):
         """Accumulate gradients from the loss terms: by default, of their sum."""
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is built from: each group has "params", and may have an "lr" and "weight_decay" of its own.
+
+        By default all parameters, those that are frozen at first too. The schedule scales each group's rate alike.
+        """
+        return [{"params": list(self.parameters())}]
+
+    def epoch_start(self, epoch: int, epochs: int) -> None:
+        """Called before the first step of epoch 1, 2, ... `epochs`. It may freeze parameters and thaw others.
+
+        A run that goes on in the middle of an epoch calls it again before what was learned is filled in, so that
+        attributes which it sets are as they were; a resumed run has the same parameters frozen.
+        """
+
+    def step_end(self, step: int) -> None:
+        """Called after the parameters have taken step 1, 2, ..., counted over all epochs."""
+
     def epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after the last step of epoch 1, 2, ... `epochs`."""
+
+    def metrics(self, outputs: Outputs) -> Mapping[str, Tensor | float]:
+        """Scalars to show and log beside the loss terms, each the mean over an epoch; they are no part of the loss.
+
+        Called at every step, without gradients.
+        """
+        return {}
+
+
+def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Named tensors of several owners in one. Raises PluginError for a name that two of them use."""
+    owners: dict[str, str] = {}
+    for owner, tensors in parts.items():
+        for name in tensors:
+            if name in owners:
+                raise PluginError(
+                    f"{owners[name]} and {owner} both hand the loss a tensor {name!r}", "rename it in extra() of one"
+                )
+            owners[name] = owner
+    return {name: tensor for tensors in parts.values() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A learner by the names of its components, with the settings that it was published with."""
+    """A method by the names of its components, with the settings that it was published with."""
 
     summary: str
     prompts: str
     views: str = "standard"
     loss: str = "cross-entropy"
     projector: str = "identity"
-    learner: type[Learner] = Learner
+    learner: str = "plain"
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """Defaults by `slot.field`, such as {"train.epochs": 50, "prompts.n_ctx": 4}."""
     datasets: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)

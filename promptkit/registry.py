@@ -25,7 +25,7 @@ from promptkit import builtins, hooks, interrupts
 from promptkit.components import Loss, Projector, PromptGenerator, Views
 from promptkit.data.catalog import NamedDataset
 from promptkit.errors import PluginError, UnknownNameError
-from promptkit.learner import Recipe
+from promptkit.learner import Learner, Recipe
 from promptkit.metrics import Metric
 from promptkit.offered import DISTRIBUTION, PACKAGES
 from promptkit.settings import split_names
@@ -37,6 +37,7 @@ PATIENCE = 5.0
 
 KINDS: dict[str, str] = {
     "recipe": "register_recipes",
+    "learner": "register_learners",
     "prompts": "register_prompts",
     "projector": "register_projectors",
     "views": "register_views",
@@ -47,7 +48,13 @@ KINDS: dict[str, str] = {
 }
 """Every kind of thing a plugin can offer, and its hook."""
 
-_BASES: dict[str, type] = {"prompts": PromptGenerator, "projector": Projector, "views": Views, "loss": Loss}
+_BASES: dict[str, type] = {
+    "learner": Learner,
+    "prompts": PromptGenerator,
+    "projector": Projector,
+    "views": Views,
+    "loss": Loss,
+}
 
 
 @dataclass(frozen=True)

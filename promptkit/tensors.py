@@ -12,7 +12,7 @@ Shapes are jaxtyping annotations. The test suite executes them; at run time they
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -87,6 +87,13 @@ class Batch:
     label: Int[Tensor, " B"]
     """-1 where none is known."""
     features: ImageFeatures | None = None
+    domain: Int[Tensor, " B"] = None  # type: ignore[assignment]
+    """Places in `Scene.domains`; -1 where the domain is none of them. Left out: -1 everywhere."""
+    index: Int[Tensor, " B"] = None  # type: ignore[assignment]
+    """Places among the training pictures of the run, the same in every epoch. Left out: -1 everywhere."""
+
+    def __post_init__(self) -> None:
+        _fill_unknown(self, "domain", "index")
 
     @staticmethod
     def of(pixels: Float[Tensor, "B 3 H W"]) -> "Batch":
@@ -98,7 +105,13 @@ class Batch:
             views: Mapping[str, Tensor] = self.views
         else:
             views = {name: pixels.to(device, non_blocking=True) for name, pixels in self.views.items()}
-        return Batch(views, self.label.to(device, non_blocking=True), self.features and self.features.to(device))
+        return Batch(
+            views,
+            self.label.to(device, non_blocking=True),
+            self.features and self.features.to(device),
+            self.domain.to(device, non_blocking=True),
+            self.index.to(device, non_blocking=True),
+        )
 
 
 class NoPixels(Mapping[str, Tensor]):
@@ -145,4 +158,19 @@ class Outputs:
     logits: Float[Tensor, "B C"]
     views: Mapping[str, View]
     label: Int[Tensor, " B"]
+    """-1 where none is known."""
     teacher: Teacher | None = None
+    domain: Int[Tensor, " B"] = None  # type: ignore[assignment]
+    """As in the batch; -1 everywhere where it is left out, and so is the index."""
+    index: Int[Tensor, " B"] = None  # type: ignore[assignment]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What components hand to losses, by name; see `PromptGenerator.extra` and `Projector.extra`."""
+
+    def __post_init__(self) -> None:
+        _fill_unknown(self, "domain", "index")
+
+
+def _fill_unknown(pictures: Batch | Outputs, *names: str) -> None:
+    for name in names:
+        if getattr(pictures, name) is None:
+            object.__setattr__(pictures, name, torch.full_like(pictures.label, -1))

@@ -12,6 +12,7 @@ from torch import Tensor
 from promptkit.backbones.base import Backbone, FeatureSpec
 from promptkit.bench.plan import Training
 from promptkit.build import build_learner, build_views
+from promptkit.components import Scene
 from promptkit.data.loading import Batches, Loaded, default_workers, eval_loader
 from promptkit.data.selection import subset
 from promptkit.features.sources import is_cacheable
@@ -53,20 +54,20 @@ def measure(
     Raises whatever the learner raises.
     """
     config = training.config
-    items = subset(training.dataset, "train").items
+    pictures = subset(training.dataset, "train")
     with _unchanged():
-        learner = build_learner(config, registry, backbone, training.dataset.classnames)
+        learner = build_learner(config, registry, Scene(backbone, pictures.classnames, pictures.domains))
         views = build_views(config, registry, backbone)
         cuda = backbone.device.type == "cuda"
         if type(learner).start is not Learner.start:
-            shown = image_batches(config, items, views, cuda, shuffle=False)
+            shown = image_batches(config, pictures, views, cuda, shuffle=False)
             learner.eval()
             learner.start(x.batch.to(backbone.device) for x in islice(shown, 1) if x.batch is not None)
         step = None
         if not config.train.epochs or not list(learner.parameters()):
             step = 0.0
         elif not config.train.cached_views:
-            step = _seconds_per_image(learner, image_batches(config, items, views, cuda), config.train, clock)
+            step = _seconds_per_image(learner, image_batches(config, pictures, views, cuda), config.train, clock)
         learner.eval()
         return _test(learner, training, step, cache, clock)
 

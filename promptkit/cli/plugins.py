@@ -20,7 +20,8 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="recipe, prompts, projector, views, loss, backbone or dataset; all by default.", show_default=False
+            help="recipe, learner, prompts, projector, views, loss, backbone or dataset; all by default.",
+            show_default=False,
         ),
     ] = None,
     debug: options.Debug = False,

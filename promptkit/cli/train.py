@@ -74,7 +74,7 @@ def train(
     run = Run(settings, out, force, resume, cache=cache)
     terminal.print(
         f"{recipe} on {run.backbone.name} ({run.backbone.weights}), {len(run.dataset.classnames)} classes, "
-        f"{len(run.items)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
+        f"{len(run.pictures.items)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
         soft_wrap=True,
     )
     if read := run.learner.read_blocks:

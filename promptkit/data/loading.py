@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ class Loaded:
         if self.batch is None:
             return self
         views = {name: pixels.pin_memory() for name, pixels in self.batch.views.items()}
-        return Loaded(Batch(views, self.batch.label.pin_memory()), self.index, self.unreadable)
+        return replace(self, batch=replace(self.batch, views=views, label=self.batch.label.pin_memory()))
 
 
 def collate(samples: Sequence[Sample | Unreadable]) -> Loaded:
@@ -172,6 +172,7 @@ class Loader(DataLoader[Sample | Unreadable]):
         settings: LoaderSettings,
         pin_memory: bool = False,
         sampler: EpochSampler | None = None,
+        domains: Sequence[str] = (),
     ) -> None:
         if not len(images):
             raise DataError("there are no pictures to load", "does the data have this split, and these classes?")
@@ -180,6 +181,7 @@ class Loader(DataLoader[Sample | Unreadable]):
         self.images_per_batch = settings.batch_size
         self.strict = settings.strict
         self.epochs = sampler
+        self.domain = domain_labels(images.items, domains)
         with _quiet():
             super().__init__(
                 images,
@@ -213,7 +215,16 @@ class Loader(DataLoader[Sample | Unreadable]):
                 raise DataError(
                     f"{first.path} can't be read: {first.reason}", "unless loading is strict, it is left out"
                 )
+            if loaded.batch is not None and self.epochs is not None:
+                batch = replace(loaded.batch, domain=self.domain[loaded.index], index=loaded.index)
+                loaded = replace(loaded, batch=batch)
             yield loaded
+
+
+def domain_labels(items: Sequence[Item], domains: Sequence[str]) -> Int[Tensor, " N"]:
+    """Each item's place in the domains; -1 for one that is in none of them."""
+    places = {name: place for place, name in enumerate(domains)}
+    return torch.tensor([places.get(item.domain, -1) for item in items], dtype=torch.int64)
 
 
 def share(sampler: Sampler[Any], batch_size: int, shuffled: bool) -> Sampler[list[Any]]:
@@ -241,14 +252,16 @@ def train_loader(
     seed: int,
     pin_memory: bool = False,
     shuffle: bool = True,
+    domains: Sequence[str] = (),
 ) -> Loader:
     """Shuffled batches of random views, the same for the same seed (not negative) and epoch (`Loader.set_epoch`).
 
     A last short batch is dropped when there are at least `batch_size` images, as the published code does. Without
-    `shuffle` every process gets every image once, in the order of the items. Raises DataError when there are no items.
+    `shuffle` every process gets every image once, in the order of the items. `Batch.domain` counts in `domains`. Raises
+    DataError when there are no items.
     """
     images = TrainingImages(items, views, seed, settings.max_pixels)
-    return Loader(images, settings, pin_memory, EpochSampler(len(items), seed, shuffle))
+    return Loader(images, settings, pin_memory, EpochSampler(len(items), seed, shuffle), domains)
 
 
 def eval_loader(

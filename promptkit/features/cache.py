@@ -11,8 +11,8 @@ from torch import Tensor
 
 from promptkit.backbones.base import FeatureSpec
 from promptkit.data.images import Unreadable
-from promptkit.data.layouts import Item
-from promptkit.data.loading import EpochSampler, Loaded, share
+from promptkit.data.layouts import Dataset
+from promptkit.data.loading import EpochSampler, Loaded, domain_labels, share
 from promptkit.errors import DataError, OutputError
 from promptkit.features.folder import feature_folder
 from promptkit.features.shards import format_bytes
@@ -179,13 +179,14 @@ class CachedBatches:
     Epoch e reads version (e - 1) mod K: with K epochs or fewer, the views are those of a run without a cache.
     """
 
-    def __init__(self, cached: CachedFeatures, items: Sequence[Item], batch_size: int, seed: int) -> None:
+    def __init__(self, cached: CachedFeatures, dataset: Dataset, batch_size: int, seed: int) -> None:
         self.cached = cached
-        self.items = items
+        self.items = items = dataset.items
         self.batch_size = batch_size
         self.epochs = EpochSampler(len(items), seed)
         self.order = share(self.epochs, batch_size, shuffled=True)
         self.label = torch.tensor([item.label for item in items])
+        self.domain = domain_labels(items, dataset.domains)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         self.epochs.epoch = epoch
@@ -201,5 +202,5 @@ class CachedBatches:
             batch = None
             if len(kept):
                 features = self.cached.features(kept, (self.epochs.epoch - 1) % self.cached.versions)
-                batch = Batch(NoPixels(), self.label[kept], features)
+                batch = Batch(NoPixels(), self.label[kept], features, self.domain[kept], kept)
             yield Loaded(batch, kept, gone)

@@ -28,6 +28,8 @@ class Metadata:
     settings: dict[str, Any]
     """The tables of `run.toml`, so that neither file stands beside another's."""
     classnames: list[str]
+    domains: list[str]
+    """Of the training pictures."""
     epoch: int
     epochs: int
     version: str
@@ -46,6 +48,8 @@ class Metadata:
             wrong.append("classnames (one occurs twice)")
         if type(self.settings) is not dict or self.settings.get("recipe") != self.recipe:
             wrong.append("settings")
+        if type(self.domains) is not list or not all(type(name) is str for name in self.domains):
+            wrong.append("domains")
         if type(self.figures) is not dict or not all(map(is_number, self.figures.values())):
             wrong.append("figures")
         if wrong:

@@ -6,6 +6,7 @@ from typing import Any
 
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, load_backbone, pick_device
+from promptkit.components import Scene
 from promptkit.config import RunConfig, resolve
 from promptkit.errors import CheckpointError
 from promptkit.learner import Learner
@@ -27,14 +28,17 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
 
     Raises CheckpointError when the backbone is not the one it was trained on, or the tensors are not the learner's.
     """
-    tensors, metadata = read_tensors(run), read_metadata(run)
+    metadata = read_metadata(run)
+    # The loss is not built to predict, so what it learned stays where it is.
+    tensors = {name: tensor for name, tensor in read_tensors(run).items() if not name.startswith("loss.")}
     if metadata.fingerprint != backbone.fingerprint:
         raise CheckpointError(
             f"{run} was trained on {metadata.backbone} (weights {metadata.fingerprint[:12]}), "
             f"not on {backbone.name} {backbone.weights} (weights {backbone.fingerprint[:12]})",
             "a learner works with the very weights it was trained on; point --backbone and --weights to them",
         )
-    learner = build_learner(config, installed(), backbone, tuple(metadata.classnames))
+    scene = Scene(backbone, tuple(metadata.classnames), tuple(metadata.domains))
+    learner = build_learner(config, installed(), scene, to_train=False)
     if misfits := tensorfile.misfits(tensors, learner.state_dict()):
         raise CheckpointError(f"{run / WEIGHTS} does not fit the settings in {SETTINGS}: {'; '.join(misfits)}")
     learner.load_state_dict(tensors)

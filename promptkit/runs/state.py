@@ -18,7 +18,15 @@ from promptkit.settings import flatten
 
 FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
-_PARTS = {"loop": dict, "optimizer": dict, "groups": list, "settings": dict, "processes": int, "data": str}
+_PARTS = {
+    "loop": dict,
+    "optimizer": dict,
+    "groups": list,
+    "settings": dict,
+    "processes": int,
+    "data": str,
+    "frozen": list,
+}
 LISTED = 10
 """How many differences a message names."""
 

@@ -13,6 +13,7 @@
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.testing.conformance import (
     check_backbone,
+    check_learner,
     check_loss,
     check_projector,
     check_prompts,
@@ -28,6 +29,7 @@ __all__ = [
     "STYLES",
     "build_recipe",
     "check_backbone",
+    "check_learner",
     "check_loss",
     "check_projector",
     "check_prompts",

@@ -39,6 +39,7 @@ LEARNER: dict[str, Check] = {
 
 CHECKS: dict[str, dict[str, Check]] = {
     "recipe": OPTIONS | VIEWS | LEARNER,
+    "learner": OPTIONS | LEARNER,
     "prompts": OPTIONS | LEARNER,
     "projector": OPTIONS | LEARNER,
     "views": OPTIONS | VIEWS,
@@ -94,6 +95,11 @@ def check_recipe(name: str) -> list[str]:
     Raises UnknownNameError for a recipe that is not registered; so do the checks below.
     """
     return _findings("recipe", name)
+
+
+def check_learner(name: str) -> list[str]:
+    """As `check_recipe`, for a learner in the first recipe that uses it, or with components that fit it."""
+    return _findings("learner", name)
 
 
 def check_prompts(name: str) -> list[str]:

@@ -95,12 +95,24 @@ def check_terms(specimen: Specimen) -> None:
 
 
 def check_gradients(specimen: Specimen) -> None:
-    """Every learned parameter is reached. A gradient that is 0 is one; there may be none to have (a bias before a norm)."""
+    """Every parameter is reached in the epochs in which it is not frozen. A gradient that is 0 is one; there may be none
+    to have (a bias before a norm)."""
     learner = specimen.learner()
     _show_images(learner, specimen)
     if not any(True for _ in learner.parameters()):
         return
     learner.train()
+    epochs, stages = max(1, specimen.config.train.epochs), set()
+    for epoch in range(1, epochs + 1):
+        learner.epoch_start(epoch, epochs)
+        trained = frozenset(name for name, parameter in learner.named_parameters() if parameter.requires_grad)
+        if trained and trained not in stages:
+            stages.add(trained)
+            _check_reached(learner, specimen)
+
+
+def _check_reached(learner: Learner, specimen: Specimen) -> None:
+    learner.zero_grad()
     terms = learner.loss(learner(specimen.batch))
     if not any(term.requires_grad for term in terms.values()):
         raise Defect(

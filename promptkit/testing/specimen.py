@@ -13,7 +13,7 @@ from torch import Tensor
 from promptkit.backbones.base import Backbone
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.build import build_learner, build_views
-from promptkit.components import ContextPrompts, Views
+from promptkit.components import ContextPrompts, Scene, Views
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.learner import Learner, Recipe
 from promptkit.registry import Entry, Registry, installed
@@ -67,6 +67,11 @@ class Specimen:
             found: Recipe = min(using, key=lambda entry: entry.package != self.entry.package).value
             return found
         slots = {"prompts": _PLAIN, "views": self._views_for_loss(), self.kind: self.name}
+        for slot, needed in getattr(self.entry.value, "needs", {}).items():
+            fitting = (
+                name for name, entry in sorted(self.registry.entries[slot].items()) if issubclass(entry.value, needed)
+            )
+            slots[slot] = next(fitting, slots.get(slot, getattr(Recipe, slot, "")))
         return Recipe("a component on its own", **slots)  # type: ignore[arg-type]
 
     def _views_for_loss(self) -> str:
@@ -94,14 +99,14 @@ class Specimen:
 
     @property
     def components(self) -> Mapping[str, type]:
-        """The classes under check, by slot: a recipe's four, or the component's own."""
+        """The classes under check, by slot: a recipe's, or the component's own."""
         if self.kind == "recipe":
             return {slot: self.registry.get(slot, getattr(self.recipe, slot)) for slot in COMPONENT_SLOTS}
         return {self.kind: self.entry.value}
 
     def of_interest(self, parameter: str) -> bool:
         """Does a learner's parameter belong to what is checked?"""
-        return self.kind in ("recipe", "views") or parameter.startswith(f"{self.kind}.")
+        return self.kind in ("recipe", "views", "learner") or parameter.startswith(f"{self.kind}.")
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -125,7 +130,7 @@ class Specimen:
     def learner(self, seed: int = 1, backbone: Backbone | None = None) -> Learner:
         """A fresh learner that has not been trained."""
         config = replace(self.config, train=replace(self.config.train, seed=seed))
-        return build_learner(config, self.scratch, backbone or self.backbone, CLASSES)
+        return build_learner(config, self.scratch, Scene(backbone or self.backbone, CLASSES))
 
     def trained(self, seed: int = 1, backbone: Backbone | None = None, steps: int = 2) -> Learner:
         """A learner after an epoch of a few steps at the recipe's own rate, in evaluation mode."""
@@ -136,10 +141,12 @@ class Specimen:
         if any(True for _ in learner.parameters()):
             optimizer = make_optimizer(learner, self.config.train)
             learner.train()
-            for _ in range(steps):
+            learner.epoch_start(1, 1)
+            for step in range(1, steps + 1):
                 optimizer.zero_grad()
                 learner.backward(learner.loss(learner(self.batch)))
                 optimizer.step()
+                learner.step_end(step)
             learner.epoch_end(1, 1)
         return learner.eval()
 
@@ -147,7 +154,7 @@ class Specimen:
 def build_recipe(name: str, classnames: Sequence[str] = CLASSES, sets: Iterable[str] = ()) -> Learner:
     """A registered recipe's learner on the tiny backbone, untrained; `sets` are texts as --set takes them."""
     config = resolve(installed(), name, sets=sets, flags={"backbone.name": "tiny", "backbone.weights": "none"})
-    return build_learner(config, installed(), tiny_backbone(), tuple(classnames))
+    return build_learner(config, installed(), Scene(tiny_backbone(), tuple(classnames)))
 
 
 def image(number: int) -> Any:

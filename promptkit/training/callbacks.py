@@ -10,7 +10,8 @@ from promptkit.data.images import Unreadable
 
 @dataclass
 class EpochResult:
-    """What one epoch did. `terms` are means over its images, `grad_norm` is the mean over its steps before clipping."""
+    """What one epoch did. `terms` are loss terms and the learner's metrics, means over its images; `grad_norm` is the mean
+    over its steps before clipping."""
 
     epoch: int
     epochs: int
@@ -32,7 +33,7 @@ class EpochResult:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The loss terms, and the accuracy on the val split where there is one."""
+        """The terms, and the accuracy on the val split where there is one."""
         return {**self.terms, **({} if self.val_accuracy is None else {"val_accuracy": self.val_accuracy})}
 
 
@@ -43,7 +44,7 @@ class Callback:
         """Before the first step."""
 
     def on_step(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """After a step: the loss terms of its batch, detached, and its number of images in this process."""
+        """After a step: the loss terms and metrics of its batch, detached, and its number of images in this process."""
 
     def on_epoch(self, result: EpochResult) -> None:
         """After an epoch; the learner is in evaluation mode."""

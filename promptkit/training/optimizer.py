@@ -8,7 +8,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor
 
-from promptkit.errors import ConfigError
+from promptkit.errors import ConfigError, PluginError
 from promptkit.files import is_number
 from promptkit.learner import Learner
 from promptkit.runs.tensorfile import misfits
@@ -16,13 +16,17 @@ from promptkit.settings import TrainSettings
 
 
 def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:
-    """timm's optimiser of that name. Raises ConfigError when timm has none."""
+    """timm's optimiser of that name, of the learner's groups. Raises ConfigError when timm has none.
+
+    PluginError when the groups leave a parameter out, or hold one that is not the learner's.
+    """
+    groups = parameter_groups(learner, settings.weight_decay)
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            learner,
+            groups,
             opt=settings.optimizer,
             lr=settings.lr,
-            weight_decay=settings.weight_decay,
+            weight_decay=0.0,
             momentum=settings.momentum,
         )
     except (ValueError, AssertionError) as error:
@@ -30,6 +34,36 @@ def make_optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Opt
             f"train.optimizer={settings.optimizer!r}: {error}", "such as momentum, sgd or adamw"
         ) from None
     return optimizer
+
+
+def parameter_groups(learner: Learner, weight_decay: float) -> list[dict[str, Any]]:
+    """The learner's groups; where one has no weight decay of its own, biases and norms have none, as in timm.
+
+    Raises PluginError.
+    """
+    names = {parameter: name for name, parameter in learner.named_parameters()}
+    made: list[dict[str, Any]] = []
+    seen: set[Tensor] = set()
+    for group in learner.parameter_groups():
+        parameters = list(group["params"])
+        for parameter in parameters:
+            if parameter in seen or parameter not in names:
+                about = f"{names[parameter]} twice" if parameter in seen else "what is no parameter of the learner"
+                raise PluginError(f"parameter_groups() of {type(learner).__name__} holds {about}")
+            seen.add(parameter)
+        if "weight_decay" in group:
+            made.append({**group, "params": parameters})
+            continue
+        plain = [p for p in parameters if not weight_decay or p.ndim <= 1 or names[p].endswith(".bias")]
+        decayed = [p for p in parameters if p not in {*plain}]
+        split = (plain, 0.0), (decayed, weight_decay)
+        made += [{**group, "params": part, "weight_decay": decay} for part, decay in split if part]
+    if missing := [name for parameter, name in names.items() if parameter not in seen]:
+        raise PluginError(
+            f"parameter_groups() of {type(learner).__name__} leaves {missing[0]} out",
+            "freeze what should not be trained with requires_grad_(False)",
+        )
+    return made
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,7 +99,7 @@ def load_optimizer(
     What an optimiser keeps has no declared shape: a step tells, and one from these values has to leave finite parameters.
     Raises ValueError, or whatever torch raises, where it does not.
     """
-    parameters = list(learner.parameters())
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kept = _by_index({**state, **plain["optimizer"]})
     if unknown := kept.keys() - set(range(len(parameters))):
         raise ValueError(f"there is no parameter {min(unknown)} to optimise")

@@ -10,6 +10,7 @@ import promptkit
 from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
+from promptkit.components import Scene
 from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, worker_death_explained
@@ -75,14 +76,15 @@ class Run:
         self.resume = resume
         self.cache = cache
         self.dataset = dataset or training_data(config.data, train.seed, registry)
-        self.items = subset(self.dataset, "train").items
+        self.pictures = subset(self.dataset, "train")
         device = distributed.join(train.device) or pick_device(train.device)
         self.trackers = Trackers(train.log, out, flatten(config.to_tables()))
         self.folder = RunFolder(out, force, resume, lock)
         if resume:
             state.check_settings(out, config)
         backbone = (backbone or load_backbone(config.backbone, registry)).to(device)
-        self.learner = build_learner(config, registry, backbone, self.dataset.classnames)
+        scene = Scene(backbone, self.dataset.classnames, self.dataset.domains)
+        self.learner = build_learner(config, registry, scene)
         self.views = build_views(config, registry, backbone)
 
     @property
@@ -120,7 +122,7 @@ class Run:
         train, cuda = config.train, self.device.type == "cuda"
         resuming = self.resume and folder.state.exists()
         if not resuming:
-            show_images(learner, image_batches(config, self.items, self.views, cuda, shuffle=False))
+            show_images(learner, image_batches(config, self.pictures, self.views, cuda, shuffle=False))
         metadata = self._metadata()
         if not train.epochs or not self.trained_parameters:
             folder.begin(config)
@@ -129,9 +131,9 @@ class Run:
             return
 
         if train.cached_views:
-            batches: Batches = cached_batches(config, learner, self.dataset.root, self.items, self.views, console)
+            batches: Batches = cached_batches(config, learner, self.pictures, self.views, console)
         else:
-            batches = image_batches(config, self.items, self.views, cuda)
+            batches = image_batches(config, self.pictures, self.views, cuda)
         watch = Profile(learner, batches, console) if profile else None
         trainer = Trainer(learner, watch or batches, train)
         if resuming:
@@ -141,12 +143,14 @@ class Run:
             console.print(f"{folder.path}: going on in epoch {at.epoch} after {at.batch} batches", soft_wrap=True)
         else:
             folder.begin(config)
-        seen = (trainer.loop.epoch - 1) * len(self.items) + trainer.loop.images * distributed.processes()
+        seen = (trainer.loop.epoch - 1) * len(self.pictures.items) + trainer.loop.images * distributed.processes()
         # Validation sets a figure that those after it show; what is shown or tracked is also saved.
         trainer.train(
             [
                 Validation(learner, subset(self.dataset, "val"), config.data.max_pixels, self.cache),
-                TrainingProgress(console, f"training {folder.path}", train.epochs * len(self.items), seen, lines),
+                TrainingProgress(
+                    console, f"training {folder.path}", train.epochs * len(self.pictures.items), seen, lines
+                ),
                 EpochLog(folder),
                 self.trackers,
                 Saving(
@@ -168,4 +172,5 @@ class Run:
             epoch=self.config.train.epochs,
             epochs=self.config.train.epochs,
             version=promptkit.__version__,
+            domains=list(self.dataset.domains),
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from promptkit import distributed
 from promptkit.data.images import Unreadable
 from promptkit.data.loading import Batches
-from promptkit.errors import DataError, TrainingError
+from promptkit.errors import DataError, PluginError, TrainingError
 from promptkit.files import is_number
 from promptkit.learner import Learner
 from promptkit.runs.tensorfile import misfits
@@ -105,6 +105,8 @@ class Trainer:
         rate = self.optimizer.param_groups[0]["lr"]
         self.batches.set_epoch(at.epoch, skip=at.batch)
         self.learner.train()
+        if not at.batch:
+            self.learner.epoch_start(at.epoch, self.settings.epochs)
         unreadable: list[Unreadable] = []
 
         for loaded in self.batches:
@@ -116,16 +118,17 @@ class Trainer:
                 continue
             at.step += 1
             batch = loaded.batch.to(self.device)
-            terms = self._forward_backward(batch)
+            figures = self._forward_backward(batch)
             at.norms += self._update()
+            self.learner.step_end(at.step)
             at.steps_in_epoch += 1
 
             images = len(batch.label)
-            for name, term in terms.items():
-                at.sums[name] = at.sums.get(name, 0.0) + float(term) * images
+            for name, figure in figures.items():
+                at.sums[name] = at.sums.get(name, 0.0) + float(figure) * images
             at.images += images
             for callback in callbacks:
-                callback.on_step(terms, images)
+                callback.on_step(figures, images)
 
         self.learner.epoch_end(at.epoch, self.settings.epochs)
         check_learned(self.learner, f"after step {at.step} (epoch {at.epoch})")
@@ -133,7 +136,7 @@ class Trainer:
         return self._finish_epoch(rate, time.perf_counter() - started, unreadable)
 
     def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms, detached; gradients reach the learner's own parameters and nothing else.
+        """Loss terms and metrics, detached; gradients of the terms reach the learner's own parameters and nothing else.
 
         A device that runs out of memory is answered with smaller chunks, for as long as the backbone can make them. Not in
         one of several processes: the others would wait for what it has gathered already.
@@ -143,8 +146,11 @@ class Trainer:
             self.optimizer.zero_grad()
             try:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                    terms = self.learner.loss(self.learner(batch))
-                check_terms(terms, self.loop.step, self.loop.epoch)
+                    outputs = self.learner(batch)
+                    terms = self.learner.loss(outputs)
+                    with torch.no_grad():
+                        metrics = as_tensors(self.learner.metrics(outputs), terms)
+                check_finite(terms, metrics, self.loop.step, self.loop.epoch)
                 self.learner.backward(terms)
             except torch.OutOfMemoryError as error:
                 if distributed.processes() > 1:
@@ -159,7 +165,7 @@ class Trainer:
                     ) from None
                 log.warning("out of memory at step %d; going on in smaller chunks", self.loop.step)
             else:
-                return {name: term.detach() for name, term in terms.items()}
+                return {name: figure.detach() for name, figure in {**terms, **metrics}.items()}
 
     def _update(self) -> float:
         """Let the optimiser use the gradients of all processes; returns their norm before clipping.
@@ -205,6 +211,7 @@ class Trainer:
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
         kept, plain = optimizer_state(self.optimizer)
         tensors |= kept
+        plain["frozen"] = [name for name, parameter in self.learner.named_parameters() if not parameter.requires_grad]
         for process, states in enumerate(distributed.gather_objects([generator_states(self.device)])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
         return tensors, {"loop": asdict(self.loop), **plain}
@@ -222,7 +229,14 @@ class Trainer:
         self.loop = LoopState(**plain["loop"])
         if not 1 <= self.loop.epoch <= self.settings.epochs:
             raise ValueError(f"it is in epoch {self.loop.epoch} of {self.settings.epochs}")
+        named = dict(self.learner.named_parameters())
+        if unknown := [name for name in plain["frozen"] if name not in named]:
+            raise ValueError(f"there is no parameter {unknown[0]!r} to freeze")
+        if self.loop.batch:
+            self.learner.epoch_start(self.loop.epoch, self.settings.epochs)
         load_optimizer(self.optimizer, self.learner, parts["learner"], parts["optimizer"], parts["group"], plain)
+        for name, parameter in named.items():
+            parameter.requires_grad_(name not in plain["frozen"])
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
         kept = tensors.get(f"generator.{distributed.rank()}.cuda")  # none of a run on another kind of device
         if self.device.type == "cuda" and kept is not None:
@@ -253,13 +267,26 @@ def check_readable(unreadable: Sequence[Unreadable]) -> None:
         )
 
 
-def check_terms(terms: Mapping[str, Tensor], step: int, epoch: int) -> None:
-    """Raises TrainingError naming the first term that is not finite."""
-    finite = torch.isfinite(torch.stack([term.detach() for term in terms.values()]))
+def as_tensors(metrics: Mapping[str, Tensor | float], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `Learner.metrics` returned. Raises PluginError for what is no scalar, or has the name of a loss term."""
+    device = next(iter(terms.values())).device
+    tensors = {name: torch.as_tensor(value, dtype=torch.float32, device=device) for name, value in metrics.items()}
+    for name, tensor in tensors.items():
+        if tensor.ndim:
+            raise PluginError(f"the metric {name!r} has the shape {tuple(tensor.shape)}", "reduce it to a scalar")
+        if name in terms:
+            raise PluginError(f"the metric {name!r} has the name of a loss term", "give it another in metrics()")
+    return tensors
+
+
+def check_finite(terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor], step: int, epoch: int) -> None:
+    """Raises TrainingError naming the first loss term or metric that is not finite."""
+    figures = {**terms, **metrics}
+    finite = torch.isfinite(torch.stack([figure.detach() for figure in figures.values()]))
     if not finite.all():
-        name = list(terms)[int(finite.int().argmin())]
+        name = list(figures)[int(finite.int().argmin())]
         raise TrainingError(
-            f"loss term {name!r} is {terms[name].item()} at step {step} (epoch {epoch})",
+            f"{'loss term' if name in terms else 'metric'} {name!r} is {figures[name].item()} at step {step} (epoch {epoch})",
             "try a smaller --lr, or --set train.clip_grad=1",
         )
 

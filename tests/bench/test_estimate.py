@@ -51,9 +51,14 @@ class Slowest(Quick):
 
 class Plugin:
     @hookimpl
-    def register_recipes(self, register: Any) -> None:
+    def register_learners(self, register: Any) -> None:
         for kind in (Quick, Slow, Slowest):
-            register(kind.__name__.lower(), Recipe(summary="For a test", prompts="coop", learner=kind))
+            register(kind.__name__.lower(), kind)
+
+    @hookimpl
+    def register_recipes(self, register: Any) -> None:
+        for name in ("quick", "slow", "slowest"):
+            register(name, Recipe(summary="For a test", prompts="coop", learner=name))
 
 
 def test_the_estimate_holds_for_learners_of_very_different_cost(

@@ -517,6 +517,10 @@ class Plugin:
         register("subject", self.parts["loss"])
 
     @hookimpl
+    def register_learners(self, register: Callable[[str, type[Learner]], None]) -> None:
+        register("subject", self.learner)
+
+    @hookimpl
     def register_recipes(self, register: Callable[[str, Recipe], None]) -> None:
         slots = dict.fromkeys(self.parts, "subject")
-        register("subject", Recipe(summary="under check", learner=self.learner, **slots))
+        register("subject", Recipe(summary="under check", learner="subject", **slots))

@@ -141,7 +141,7 @@ from promptkit.training.trainer import Trainer
 
 tables = read_run_file(Path("run/run.toml"))
 run = Run(resolve(installed(), tables["recipe"], tables), Path("run"), resume=True)
-trainer = Trainer(run.learner, image_batches(run.config, run.items, run.views, False), run.config.train)
+trainer = Trainer(run.learner, image_batches(run.config, run.pictures, run.views, False), run.config.train)
 data = run.dataset.fingerprint()
 
 def attempt(path):

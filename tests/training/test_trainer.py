@@ -10,6 +10,7 @@ import torch
 
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.build import build_learner, build_views
+from promptkit.components import Scene
 from promptkit.config import resolve
 from promptkit.data.layouts import read_dataset
 from promptkit.data.loading import train_loader
@@ -28,7 +29,7 @@ def trainer(images: Path, recipe: str = "cocoop", **settings: object) -> Trainer
     config = resolve(installed(), recipe, sets=[f"train.{name}={value}" for name, value in settings.items()])
     backbone = tiny_backbone()
     dataset = read_dataset(images, ["photo"])
-    learner = build_learner(config, installed(), backbone, dataset.classnames)
+    learner = build_learner(config, installed(), Scene(backbone, dataset.classnames))
     views = build_views(config, installed(), backbone)
     batches = train_loader(dataset.items, views, LoaderSettings(batch_size=8, workers=0), seed=1)
     return Trainer(learner, batches, config.train)

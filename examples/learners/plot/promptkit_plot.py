@@ -26,19 +26,22 @@ class PLOTPrompts(ContextPrompts):
         n_prompts: Annotated[int, "prompts for each class"] = 4
         n_ctx: Annotated[int, "context tokens of a prompt; ctx_init sets them where it is given"] = 16
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = ""
-        entropy: Annotated[float, "weight of the plan's entropy, above 0"] = 0.1
-        iterations: Annotated[int, "of Sinkhorn's algorithm"] = 100
-        pooled: Annotated[bool, "add the logits of pooled image and mean prompt, as the authors do on ImageNet"] = False
 
 
 class PLOT(Learner):
     """A class scores the similarity of patches and prompts under the transport plan between them."""
 
+    @dataclass(frozen=True)
+    class Options:
+        entropy: Annotated[float, "weight of the plan's entropy, above 0"] = 0.1
+        iterations: Annotated[int, "of Sinkhorn's algorithm"] = 100
+        pooled: Annotated[bool, "add the logits of pooled image and mean prompt, as the authors do on ImageNet"] = False
+
     needs_patches = True
 
     def logits(self, view: View) -> Float[Tensor, "B C"]:
         assert view.patches is not None
-        options = self.prompts.options
+        options = self.options
         text = view.text.expand(len(view.patches), -1, -1, -1)
         similarity = torch.einsum("bpd,bckd->bcpk", view.patches, text).float()
         plan = sinkhorn(1 - similarity, options.entropy, options.iterations)
@@ -71,17 +74,22 @@ def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> 
 
 
 @hookimpl
+def register_learners(register: Callable[[str, type[Learner]], None]) -> None:
+    register("plot", PLOT)
+
+
+@hookimpl
 def register_recipes(register: Callable[[str, Recipe], None]) -> None:
     register(
         "plot",
         Recipe(
             summary="PLOT: several prompts for a class, matched with image patches by optimal transport",
             prompts="plot",
-            learner=PLOT,
+            learner="plot",
             settings={"train.epochs": 200, "train.batch_size": 128, "train.lr": 0.002, "data.shots": 16},
             # `setup_cfg` of `train.py`
             datasets={
-                "imagenet": {"train.epochs": 50, "prompts.pooled": True},
+                "imagenet": {"train.epochs": 50, "learner.pooled": True},
                 **{name: {"train.batch_size": 32} for name in ("oxford_flowers", "fgvc_aircraft", "stanford_cars")},
             },
             paper="Chen et al., Prompt Learning with Optimal Transport, ICLR 2023",

@@ -5,7 +5,7 @@ Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,12 +71,9 @@ class ProGradLoss(Loss):
 class ProGrad(Learner):
     """Steps along the gradient of "ce", less its part against the gradient of "kl", for each parameter by itself."""
 
+    needs: ClassVar[Mapping[str, type]] = {"loss": ProGradLoss}
+
     def backward(self, terms: Mapping[str, Tensor]) -> None:
-        """Raises ConfigError for a loss without the two terms."""
-        if set(terms) != {"ce", "kl"}:
-            raise ConfigError(
-                f"ProGrad aligns the terms ce and kl; this loss has {', '.join(terms)}", "--set loss=prograd"
-            )
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         # Of the whole batch: what is in conflict in one process's share may not be in all of it. A parameter that a term
         # doesn't reach, such as a projector's, has the gradient 0.
@@ -116,6 +113,11 @@ def register_losses(register: Callable[[str, type[Loss]], None]) -> None:
 
 
 @hookimpl
+def register_learners(register: Callable[[str, type[Learner]], None]) -> None:
+    register("prograd", ProGrad)
+
+
+@hookimpl
 def register_recipes(register: Callable[[str, Recipe], None]) -> None:
     register(
         "prograd",
@@ -123,7 +125,7 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
             summary="ProGrad: learned contexts, with gradients that never go against zero-shot CLIP",
             prompts="prograd",
             loss="prograd",
-            learner=ProGrad,
+            learner="prograd",
             settings={"train.epochs": 200, "train.batch_size": 32, "train.lr": 0.002, "data.shots": 16},
             datasets={
                 name: {"loss.template": template, "prompts.ctx_init": template.removesuffix(" {}.")}

@@ -27,14 +27,12 @@ class PromptSRCPrompts(ContextPrompts):
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
         n_vision: Annotated[int, "image tokens"] = 4
         depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer"] = 9
-        centre: Annotated[float, "the epoch that weighs most in the average over training"] = 15.0
-        spread: Annotated[float, "deviation of the weights around it, in epochs"] = 1.0
 
     def __init__(self, options: Any, scene: Scene) -> None:
         """Raises ConfigError for an option that is not positive."""
         super().__init__(options, scene)
-        if min(options.n_vision, options.depth) < 1 or options.spread <= 0:
-            raise ConfigError("prompts.n_vision and prompts.depth have to be at least 1, prompts.spread above 0")
+        if min(options.n_vision, options.depth) < 1:
+            raise ConfigError("prompts.n_vision and prompts.depth have to be at least 1")
         self.learn_first(options.n_ctx)
         backbone = scene.backbone
         text_depth, vision_depth = (
@@ -85,8 +83,16 @@ class PromptSRCLoss(Loss):
 class PromptSRC(Learner):
     """After the last epoch, every parameter is the average of its values after each, with Gaussian weights."""
 
+    @dataclass(frozen=True)
+    class Options:
+        centre: Annotated[float, "the epoch that weighs most in the average over training"] = 15.0
+        spread: Annotated[float, "deviation of the weights around it, in epochs, above 0"] = 1.0
+
     def __init__(self, *parts: Any) -> None:
+        """Raises ConfigError for a spread that is not positive."""
         super().__init__(*parts)
+        if self.options.spread <= 0:
+            raise ConfigError(f"learner.spread={self.options.spread}: expected more than 0")
         # In the state, so that a run that is stopped and resumed averages the same.
         self.average = nn.Module()
         for name, parameter in self.named_parameters():
@@ -94,7 +100,7 @@ class PromptSRC(Learner):
 
     @torch.no_grad()
     def epoch_end(self, epoch: int, epochs: int) -> None:
-        options = self.prompts.options
+        options = self.options
         weight = gaussian(epochs, options.centre, options.spread)[epoch - 1]
         for name, parameter in self.named_parameters():
             average = self.average.get_buffer(name.replace(".", "_"))
@@ -120,6 +126,11 @@ def register_losses(register: Callable[[str, type[Loss]], None]) -> None:
 
 
 @hookimpl
+def register_learners(register: Callable[[str, type[Learner]], None]) -> None:
+    register("promptsrc", PromptSRC)
+
+
+@hookimpl
 def register_recipes(register: Callable[[str, Recipe], None]) -> None:
     register(
         "promptsrc",
@@ -127,7 +138,7 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
             summary="PromptSRC: deep prompts in both towers, regulated by frozen CLIP and averaged over training",
             prompts="promptsrc",
             loss="promptsrc",
-            learner=PromptSRC,
+            learner="promptsrc",
             settings={"train.epochs": 20, "train.batch_size": 4, "train.lr": 0.0025, "data.shots": 16},
             paper="Khattak et al., Self-regulating Prompts, ICCV 2023",
         ),

@@ -3,9 +3,9 @@
 Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -69,6 +69,8 @@ class TipAdapterCache(PromptGenerator):
 class TipAdapter(Learner):
     """Fills the cache before the first step; training then moves its keys."""
 
+    needs: ClassVar[Mapping[str, type]] = {"prompts": TipAdapterCache}
+
     @torch.no_grad()
     def start(self, batches: Iterable[Batch]) -> None:
         for batch in batches:
@@ -97,13 +99,18 @@ def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> 
 
 
 @hookimpl
+def register_learners(register: Callable[[str, type[Learner]], None]) -> None:
+    register("tip-adapter", TipAdapter)
+
+
+@hookimpl
 def register_recipes(register: Callable[[str, Recipe], None]) -> None:
     register(
         "tip-adapter",
         Recipe(
             summary="Tip-Adapter-F: zero-shot CLIP and a cache of training features, whose keys are trained",
             prompts="tip-adapter",
-            learner=TipAdapter,
+            learner="tip-adapter",
             settings={
                 "train.epochs": 20,
                 "train.batch_size": 256,

@@ -29,7 +29,7 @@ def build(prompts: type[PromptGenerator], **options: object) -> Learner:
     torch.manual_seed(0)
     scene = Scene(tiny_backbone(), NAMES)
     parts = prompts(prompts.Options(**options), scene), Projector(NoOptions(), scene), CrossEntropy(NoOptions(), scene)
-    return Learner(*parts, scene)
+    return Learner(NoOptions(), scene, *parts)
 
 
 def text_feature(learner: Learner, ctx: Tensor, name: str, position: str) -> Tensor:

@@ -34,10 +34,11 @@ def build(projector: type[Projector] = GOProProjector, backbone: Backbone | None
     torch.manual_seed(0)
     scene = Scene(backbone or tiny_backbone(), NAMES)
     return Learner(
+        NoOptions(),
+        scene,
         GOProPrompts(GOProPrompts.Options(**options), scene),
         projector(NoOptions(), scene),
         GOProLoss(GOProLoss.Options(), scene),
-        scene,
     )
 
 

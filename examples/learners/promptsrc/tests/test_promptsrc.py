@@ -30,7 +30,7 @@ def test_it_keeps_the_contract() -> None:
 
 
 def test_what_is_left_is_the_gaussian_average_over_epochs() -> None:
-    learner = build("promptsrc", "prompts.centre=3", "prompts.spread=0.5")
+    learner = build("promptsrc", "learner.centre=3", "learner.spread=0.5")
     weights = [math.exp(-0.5 * ((epoch - 3) / 0.5) ** 2) for epoch in (1, 2, 3, 4)]
     for epoch in (1, 2, 3, 4):
         with torch.no_grad():
