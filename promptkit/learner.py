@@ -98,7 +98,7 @@ class Learner(nn.Module):
             self.teacher(batch, views["image"]),
             batch.domain,
             batch.index,
-            joined({"prompts": self.prompts.extra(features, text), "projector": self.projector.extra(views)}),
+            _joined({"prompts": self.prompts.extra(features, text), "projector": self.projector.extra(views)}),
         )
 
     @torch.no_grad()
@@ -230,7 +230,7 @@ class Learner(nn.Module):
         return {}
 
 
-def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Named tensors of several owners in one. Raises PluginError for a name that two of them use."""
     owners: dict[str, str] = {}
     for owner, tensors in parts.items():
