@@ -103,7 +103,8 @@ def test_its_settings_exist() -> None:
         for match in re.findall(rf"(?:`|--set )((?:{slots})\.\w+)(?==|`|\s)", PAGES[page].read_text())
     }
     assert len(found) > 20
-    others = {"learner.safetensors", "loss.gamma", "loss.weight", "train.py"}  # of the learners that the pages write, and CoOp's script
+    # The last are of the learners that the pages write, and CoOp's script.
+    others = {"learner.safetensors", "loss.gamma", "loss.weight", "train.py"}
     assert found - known <= others
 
 
