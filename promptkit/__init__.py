@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from promptkit.learner import Learner
+    from promptkit.prediction.classifier import Classifier
 
 __all__ = [
     "PUBLIC_MODULES",
@@ -54,6 +54,7 @@ PUBLIC_MODULES = (
     "promptkit.hooks",
     "promptkit.learner",
     "promptkit.metrics",
+    "promptkit.prediction.classifier",
     "promptkit.tensors",
     "promptkit.testing",
 )
@@ -65,12 +66,12 @@ __version__ = version(DISTRIBUTION)
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
-def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: str = "auto") -> "Learner":
-    """Open a finished run as a learner that is ready to predict.
+def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: str = "auto") -> "Classifier":
+    """Open a finished run as a classifier of pictures.
 
     `classnames` asks about other classes than the ones it was trained on. Raises CheckpointError for a folder that holds
     no run or a damaged one, and whatever its backbone and plugins raise.
     """
-    from promptkit.runs.opening import load_run
+    from promptkit.prediction.classifier import open_classifier
 
-    return load_run(run, classnames, device)
+    return open_classifier(run, classnames, device)

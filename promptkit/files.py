@@ -6,6 +6,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ def regular_file(path: Path, limit: int) -> int:
     if info.st_size > limit:
         raise OSError(f"it has {info.st_size:,} bytes, and at most {limit:,} are read")
     return info.st_size
+
+
+def missing(path: Path, what: str) -> tuple[str, str]:
+    """Message and hint of the error that there is no such thing: the nearest name, and from where on it is not there."""
+    gone = next(part for part in (*reversed(path.parents), path) if not os.path.exists(part))
+    siblings = os.listdir(gone.parent) if os.path.isdir(gone.parent) and os.access(gone.parent, os.R_OK) else []
+    nearest = get_close_matches(gone.name, siblings, n=1)
+    suggestion = f"; did you mean '{gone.parent / nearest[0]}'?" if nearest else ""
+    return f"no {what} {path}{suggestion}", f"{gone.parent.resolve()} has no {gone.name!r}"
 
 
 def plain_json(text: str | bytes) -> Any:
@@ -47,23 +57,28 @@ def writing(path: Path | str, hint: str) -> Iterator[None]:
         raise OutputError(f"{path} can't be written: {error.strerror or error}", hint) from None
 
 
-def replace_file(path: Path, content: bytes, hint: str) -> None:
-    """Write beside the old file, sync, rename: a crash or a full disk leaves the old one as it was.
+@contextlib.contextmanager
+def replacing(path: Path, hint: str) -> Iterator[Path]:
+    """A file to write, beside `path`; at the end of the block it is synced and takes the place of what is there.
 
-    Raises OutputError when it can't be written.
+    A crash, an error or a full disk leaves the old one as it was. Raises OutputError when it can't be written.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path, hint):
         try:
-            with fresh.open("wb") as file:
-                file.write(content)
-                file.flush()
+            yield fresh
+            with fresh.open("rb") as file:
                 os.fsync(file.fileno())
             fresh.replace(path)
-        except OSError:
+        finally:
             with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise
+                fresh.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes, hint: str) -> None:
+    """`replacing` at one stroke. Raises OutputError when it can't be written."""
+    with replacing(path, hint) as fresh:
+        fresh.write_bytes(content)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -189,7 +189,7 @@ class Learner(nn.Module):
         else:
             image, text = view.image, view.text
         return self.scene.backbone.logit_scale * torch.einsum(
-            "bd,bcd->bc", image, text.mean(2).expand(len(image), -1, -1)
+            "bd,bcd->bc", image, text.mean(2).expand(image.shape[0], -1, -1)
         )
 
     def start(self, batches: Iterable[Batch]) -> None:

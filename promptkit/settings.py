@@ -56,7 +56,14 @@ class LoaderSettings:
 
 
 @dataclass(frozen=True)
-class EvalSettings(LoaderSettings):
+class PredictSettings(LoaderSettings):
+    """How pictures are read, and where they are looked at."""
+
+    device: Annotated[Device, Flag(EVAL)] = "auto"
+
+
+@dataclass(frozen=True)
+class EvalSettings(PredictSettings):
     """What runs are evaluated on. What is empty is taken from the first run."""
 
     data: Annotated[
@@ -77,7 +84,6 @@ class EvalSettings(LoaderSettings):
         "which images: test, val, train or all; given or draw: the test images of that split policy",
         Flag(EVAL),
     ] = "test"
-    device: Annotated[Device, Flag(EVAL)] = "auto"
 
 
 @dataclass(frozen=True)

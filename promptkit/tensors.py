@@ -98,7 +98,7 @@ class Batch:
     @staticmethod
     def of(pixels: Float[Tensor, "B 3 H W"]) -> "Batch":
         """Images without labels, in one view, to be predicted."""
-        return Batch({"image": pixels}, torch.full((len(pixels),), -1))
+        return Batch({"image": pixels}, torch.full((pixels.shape[0],), -1))
 
     def to(self, device: torch.device) -> "Batch":
         if isinstance(self.views, NoPixels):

@@ -39,15 +39,14 @@ OWN = "own weights"
 """What the weights of a schema are called: they came with the model, whatever `weights` says."""
 
 
-def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer, str]:
-    """See `load_openclip`. The last is what the weights that were loaded are called."""
+def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer, str, dict[str, Any]]:
+    """See `load_openclip`. The last two are what the weights that were loaded are called, and the configuration."""
     with _quiet():
         source = _parse(name)
-        text = _text_config(source)
-        if text.get("hf_model_name"):
+        config = _config(source)
+        if encoder := config["text_cfg"].get("hf_model_name"):
             raise BackboneError(
-                f"the text tower of {name!r} is a Hugging Face encoder, {text['hf_model_name']}; "
-                "prompts can't be spliced into it",
+                f"the text tower of {name!r} is a Hugging Face encoder, {encoder}; prompts can't be spliced into it",
                 "choose a model with open_clip's own text transformer, such as ViT-B-16",
             )
         arguments = _weights(source, weights)
@@ -55,7 +54,10 @@ def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer, str]:
         model = _create(source, weights, arguments)
     if not arguments["require_pretrained"]:
         log.warning("random weights: %s has learned nothing", source.name)
-    return model, tokenizer, OWN if source.schema and arguments["require_pretrained"] else weights
+    loaded = OWN if source.schema and arguments["require_pretrained"] else weights
+    if arguments.get("force_quick_gelu"):
+        config["quick_gelu"] = True
+    return model, tokenizer, loaded, config
 
 
 def _parse(name: str) -> Source:
@@ -65,8 +67,8 @@ def _parse(name: str) -> Source:
     return Source(name.replace("/", "-"), "", "")
 
 
-def _text_config(source: Source) -> dict[str, Any]:
-    """The text tower's configuration, before anything is built."""
+def _config(source: Source) -> dict[str, Any]:
+    """The model's configuration, before anything is built."""
     if source.schema == "local-dir":
         config = _local_config(Path(source.place) / "open_clip_config.json")
     elif source.schema == "hf-hub":
@@ -85,7 +87,7 @@ def _text_config(source: Source) -> dict[str, Any]:
                 "python -c 'import open_clip; print(*open_clip.list_models())' lists them all",
             )
     try:
-        return dict(config["text_cfg"])
+        return {**config, "text_cfg": dict(config["text_cfg"])}
     except (KeyError, TypeError):
         raise BackboneError(f"the configuration of {source.name} describes no text tower (text_cfg)") from None
 

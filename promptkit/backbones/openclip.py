@@ -1,8 +1,9 @@
 """open_clip's models as backbones."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from promptkit.backbones.text_tower import TextTower
 from promptkit.settings import BackboneSettings
 from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
 
+NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
+
 
 def load_openclip(name: str, weights: str) -> "OpenClipBackbone":
     """A frozen open_clip model on the CPU.
@@ -34,8 +37,8 @@ def load_openclip(name: str, weights: str) -> "OpenClipBackbone":
     Raises UnknownNameError for an architecture or tag that open_clip doesn't know, BackboneError for weights or a
     tokenizer that can't be had, and for a text tower that prompts can't be spliced into.
     """
-    model, tokenizer, loaded = load_model(name, weights)
-    return OpenClipBackbone(model, tokenizer, name, loaded)
+    model, tokenizer, loaded, config = load_model(name, weights)
+    return OpenClipBackbone(model, tokenizer, name, loaded, config)
 
 
 class OpenClipBackbone(Backbone):
@@ -44,12 +47,16 @@ class OpenClipBackbone(Backbone):
     Raises BackboneError for another text encoder.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, name: str, weights: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, name: str, weights: str, config: Mapping[str, Any] = NO_CONFIG
+    ) -> None:
+        """`config` is what open_clip makes such a model of: the `model_cfg` of an `open_clip_config.json`."""
         super().__init__()
         self.model: Any = model.requires_grad_(False)
         self.eval()
         self.name = name
         self.weights = weights
+        self.config = config
         self.text_tower = TextTower(model)
         self.image_tower = ImageTower(model.visual)
         self.encoder = PromptEncoder(self.text_tower)
@@ -101,7 +108,8 @@ class OpenClipBackbone(Backbone):
         dtype = self.image_dtype
         gradients = torch.is_grad_enabled() and prompts is not None
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            if pixels.device.type != "cpu" or gradients or self.settings.compile:
+            whole = gradients or self.settings.compile or torch.compiler.is_compiling()  # an export, of any batch size
+            if pixels.device.type != "cpu" or whole:
                 return self.image_tower.encode(pixels, prompts, intermediates, patches)
             return encode_in_chunks(
                 lambda some, own: self.image_tower.encode(some, own, intermediates, patches),

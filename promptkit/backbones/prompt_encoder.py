@@ -62,6 +62,8 @@ class PromptEncoder:
         """
         _check(self.tower, prompts, classes)
         context, deep = prompts.context, prompts.deep
+        if torch.compiler.is_compiling():  # an export: what follows counts the images
+            return encode_plain(self.tower, prompts, classes)
         images, contexts, n_prompts, _, _ = context.shape
         n_classes = len(classes.names)
         if not n_classes:

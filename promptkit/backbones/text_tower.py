@@ -117,7 +117,7 @@ def encode_rows(
 
     Matches `CLIP.encode_text` and `TextTransformer.forward` of open_clip, with contexts in place of embeddings.
     """
-    rows, (n_classes, n_ctx) = len(context), classes.context_positions.shape
+    rows, (n_classes, n_ctx) = context.shape[0], classes.context_positions.shape
     words, _ = mark_slots(classes)
     at = classes.context_positions[None, :, :, None].expand(rows, -1, -1, context.shape[-1])
 

@@ -32,7 +32,8 @@ def tiny_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         whole = {"embed_dim": JOINT_WIDTH, **config}
-        model = CLIP(vision_cfg={**VISION, **(vision or {})}, text_cfg={**TEXT, **(text or {})}, **whole)
+        whole |= {"vision_cfg": {**VISION, **(vision or {})}, "text_cfg": {**TEXT, **(text or {})}}
+        model = CLIP(**whole)
         spread(model)
     set_model_preprocess_cfg(
         model,
@@ -45,7 +46,7 @@ def tiny_backbone(
         },
     )
     tokenizer = open_clip.get_tokenizer("ViT-B-16", context_length=model.context_length)
-    return OpenClipBackbone(model, tokenizer, "tiny", "none")
+    return OpenClipBackbone(model, tokenizer, "tiny", "none", whole)
 
 
 @torch.no_grad()

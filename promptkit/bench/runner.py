@@ -33,6 +33,7 @@ from promptkit.runs import state
 from promptkit.runs.checkpoint import SETTINGS, read_metadata
 from promptkit.runs.lock import FolderLock
 from promptkit.runs.opening import restore
+from promptkit.runs.records import write_records
 from promptkit.runs.status import read_saved, run_status
 from promptkit.settings import BackboneSettings, LoaderSettings, flatten
 from promptkit.training.run import Run
@@ -70,8 +71,9 @@ class Runner:
         console: Console,
         shard: tuple[int, int] = (0, 1),
         cache: bool = True,
+        keep: bool = True,
     ) -> None:
-        """`shard` (i, n) takes every n-th training of each learner, from the i-th on.
+        """`shard` (i, n) takes every n-th training of each learner, from the i-th on; `keep` each picture's answer.
 
         Raises ConfigError, with the difference, when a run in the folder was trained with other settings or pictures.
         """
@@ -81,6 +83,7 @@ class Runner:
         self.registry = registry
         self.console = console
         self.cache = cache
+        self.keep = keep
         # Learner by learner, so that no shard is left with the quick ones.
         dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
         self.trainings = [training for training in plan.trainings if training in dealt]
@@ -255,8 +258,13 @@ class Runner:
         count = "1 run" if len(ready) == 1 else f"{len(ready)} runs"
         self.console.print(f"tested {count} on {target}", soft_wrap=True, markup=False)
         for training, template in ready:
+            folder = self.path(training)
             try:
-                self._write(training, target, template, found.scores[str(self.path(training))])
+                if self.keep:
+                    asked = target.data.name, target.split, target.classes
+                    names = learners[str(folder)].classnames
+                    write_records(folder, data, asked, names, found.predictions[str(folder)])
+                self._write(training, target, template, found.scores[str(folder)])
             except OutputError as error:
                 outcome.failures.append(self._failure(self.path(training), error))
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import promptkit
 from promptkit import interrupts
-from promptkit.cli import bench, cache, check, data, demo, evaluate, install, new, plugins, runs, table, train
+from promptkit.cli import bench, cache, check, data, demo, evaluate, install, new, plugins, predict, runs, table, train
 from promptkit.cli.console import RANK, escape, visible
 from promptkit.errors import PromptkitError
 
@@ -62,6 +62,7 @@ RUNS, IMAGES, PLUGINS = "Runs", "Pictures", "Plugins"
 _add("demo", demo.demo, rich_help_panel=RUNS)
 _add("train", train.train, no_args_is_help=True, rich_help_panel=RUNS)
 _add("eval", evaluate.evaluate, no_args_is_help=True, rich_help_panel=RUNS)
+_add("predict", predict.predict, no_args_is_help=True, rich_help_panel=RUNS)
 _add("bench", bench.bench, no_args_is_help=True, rich_help_panel=RUNS)
 _add("table", table.table, no_args_is_help=True, rich_help_panel=RUNS)
 _add("runs", runs.runs, rich_help_panel=RUNS)

@@ -63,6 +63,10 @@ def bench(
     shard: Annotated[
         str, typer.Option(help="I/N: every N-th run, from the I-th on, of 0 to N-1; for processes that share --out.")
     ] = "0/1",
+    keep: Annotated[
+        bool,
+        typer.Option("--keep/--no-keep", help="Keep each picture's answer, in records/ of the run's folder."),
+    ] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Say what there is to do, and do nothing.")] = False,
     given: options.Given = options.NOTHING,
     cache: options.Cache = True,
@@ -117,7 +121,7 @@ def bench(
     opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", policy)
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
-    runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache)
+    runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache, keep)
     estimate = Estimate(runner)
     _print_plan(terminal, runner, detailed=plan)
     if plan:

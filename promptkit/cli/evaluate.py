@@ -13,6 +13,7 @@ from promptkit.settings import BackboneSettings, EvalSettings, parsed
 if TYPE_CHECKING:
     from promptkit.bench.formats import Table
     from promptkit.evaluation.evaluate import Evaluation
+    from promptkit.evaluation.runs import OpenedRuns
     from promptkit.metrics import Scores
 
 
@@ -24,6 +25,9 @@ def evaluate(
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures here as well.", show_default=False)
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep each picture's answer in the run's folder: RUN/records/.")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Evaluate runs on every domain, side by side.
@@ -62,8 +66,20 @@ def evaluate(
         f"{opened.path}: {settings.split} images of {len(opened.dataset.classnames)} classes", soft_wrap=True
     )
     console().print(rich_table(_table(found, asked)))
+    if keep and not RANK:
+        _keep(opened, found, settings)
     if json_ and not RANK:
         _write_json(json_, found, opened.dataset.classnames, asked)
+
+
+def _keep(opened: "OpenedRuns", found: "Evaluation", settings: EvalSettings) -> None:
+    from promptkit.cli.console import console
+    from promptkit.runs.records import write_records
+
+    asked = (opened.name, settings.split, settings.classes)
+    for name, answers in found.predictions.items():
+        folder = write_records(opened.folders[name], opened.dataset, asked, opened.learners[name].classnames, answers)
+        console().print(f"kept {folder}", soft_wrap=True, markup=False)
 
 
 def _table(found: "Evaluation", asked: Mapping[str, Sequence[str]]) -> "Table":

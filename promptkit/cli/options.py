@@ -99,3 +99,24 @@ def read_templates(path: Path) -> str:
     if not text:
         raise ConfigError(f"{path} holds no template", "a line is like: a photo of a {}.")
     return text
+
+
+def class_names(text: str) -> list[str] | None:
+    """The classes that --classes asks about: None for "trained", else those that are typed or that a file lists.
+
+    Raises ConfigError for a file that can't be read, a class that is there twice, and fewer than two.
+    """
+    if text == "trained":
+        return None
+    path = Path(text)
+    try:
+        listed = path.is_file() or path.suffix == ".txt"
+        names = path.read_text(encoding="utf-8-sig").splitlines() if listed else split_names(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--classes {text} can't be read: {error}", "one class name a line is expected") from None
+    names = [name.strip() for name in names if name.strip()]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"--classes {text}: {', '.join(sorted(twice))} is there twice", "name each class once")
+    if len(names) < 2:
+        raise ConfigError(f"--classes {text}: two or more classes are needed", "such as: --classes cat,dog")
+    return names

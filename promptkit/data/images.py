@@ -78,6 +78,26 @@ def try_image(
         return Unreadable(path, f"damaged: {error}")
 
 
+def to_rgb(picture: "Image.Image | np.ndarray") -> UInt8[np.ndarray, "H W 3"]:
+    """What `open_image` makes of a file, from an opened picture or an array.
+
+    Args:
+        picture: Of any mode, or uint8 of shape (H W), (H W 1), (H W 3) or (H W 4).
+
+    Raises DataError for another array.
+    """
+    if not isinstance(picture, np.ndarray):
+        return _rgb(ImageOps.exif_transpose(picture))
+    if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] in (3, 4) and picture.size:
+        return np.ascontiguousarray(picture[:, :, :3])
+    if picture.dtype == np.uint8 and picture.ndim in (2, 3) and picture.shape[2:] in ((), (1,)) and picture.size:
+        return np.repeat(picture.reshape(*picture.shape[:2], 1), 3, axis=2)
+    raise DataError(
+        f"an array of {picture.dtype} and shape {picture.shape} is no picture",
+        "expected uint8, 0 to 255, with height, width and 1, 3 or 4 channels",
+    )
+
+
 def _too_large(max_pixels: int) -> str:
     return f"more than {max_pixels:,} pixels"
 

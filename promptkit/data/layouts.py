@@ -7,14 +7,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from promptkit.data.manifests import SPLITS, Row, read_manifest
 from promptkit.data.manifests import SUFFIXES as MANIFESTS
 from promptkit.errors import DataError, UnknownNameError
-from promptkit.files import plain_json
+from promptkit.files import missing, plain_json
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
@@ -59,6 +58,13 @@ class Dataset:
     def relative(self, item: Item) -> str:
         """The path below the root with "/" between its parts; a picture from elsewhere keeps its whole path."""
         return item.path.as_posix().removeprefix(self.root.as_posix() + "/")
+
+    def by_domain(self) -> dict[str, list[Item]]:
+        """The items of each domain, in their order; all of them under "all" where the data has no domains."""
+        items: dict[str, list[Item]] = {domain: [] for domain in self.domains or ("all",)}
+        for item in self.items:
+            items[item.domain or "all"].append(item)
+        return items
 
     def counts(self, split: str | None = None) -> tuple[int, ...]:
         """Pictures per class, of one split or of all."""
@@ -106,19 +112,11 @@ def read_dataset(path: Path, domains: Sequence[str] = (), classes: Sequence[str]
         layout = _pattern(kinds) + (f", {_many(empty, 'folder')} without pictures" if empty else "")
         return _dataset(path, path, rows, layout, skipped, domains, classes)
     if not os.path.exists(path):
-        raise DataError(*_missing(path))
+        raise DataError(*missing(path, "folder or manifest"))
     if path.suffix.lower() in MANIFESTS:
         return _dataset(path.parent, path, read_manifest(path), path.name, 0, domains, classes)
     kind = "a picture" if path.suffix.lower() in SUFFIXES else "neither a folder nor a manifest (*.csv, *.jsonl)"
     raise DataError(f"{path} is {kind}", "give the folder that holds the class folders")
-
-
-def _missing(path: Path) -> tuple[str, str]:
-    gone = next(part for part in (*reversed(path.parents), path) if not os.path.exists(part))
-    siblings = os.listdir(gone.parent) if os.path.isdir(gone.parent) and os.access(gone.parent, os.R_OK) else []
-    nearest = get_close_matches(gone.name, siblings, n=1)
-    suggestion = f"; did you mean '{gone.parent / nearest[0]}'?" if nearest else ""
-    return f"no folder or manifest {path}{suggestion}", f"{gone.parent.resolve()} has no {gone.name!r}"
 
 
 def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int]:

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -104,24 +104,28 @@ class TrainingImages(TorchDataset[Sample | Unreadable]):
         return Sample(tensors, item.label, index)
 
 
+def evaluation_transform(image: ImageSpec) -> Callable[[Image.Image], Tensor]:
+    """open_clip's own way from a picture to pixels (3 H W) for evaluation."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = PreprocessCfg(
+        size=image.size,
+        mean=image.mean,
+        std=image.std,
+        interpolation=image.interpolation,
+        resize_mode=image.resize_mode,
+    )
+    transform: Callable[[Image.Image], Tensor] = image_transform_v2(config, is_train=False)
+    return transform
+
+
 class EvaluationImages(TorchDataset[Sample | Unreadable]):
     """Pictures as open_clip itself prepares them for evaluation, pixel by pixel; the only view is "image"."""
 
     def __init__(self, items: Sequence[Item], image: ImageSpec, max_pixels: int = MAX_PIXELS) -> None:
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
         self.items = items
         self.max_pixels = max_pixels
-        self.transform = image_transform_v2(
-            PreprocessCfg(
-                size=image.size,
-                mean=image.mean,
-                std=image.std,
-                interpolation=image.interpolation,
-                resize_mode=image.resize_mode,
-            ),
-            is_train=False,
-        )
+        self.transform = evaluation_transform(image)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -12,7 +12,7 @@ from torch import Tensor
 from promptkit import distributed
 from promptkit.backbones.base import FeatureSpec
 from promptkit.data.images import Unreadable
-from promptkit.data.layouts import Dataset, Item
+from promptkit.data.layouts import Dataset
 from promptkit.data.loading import worker_death_explained
 from promptkit.errors import DataError, EvaluationError, OutputError
 from promptkit.features.cache import cached_features
@@ -31,7 +31,7 @@ class Evaluation:
 
     scores: Mapping[str, Mapping[str, Scores]]
     predictions: Mapping[str, Mapping[str, Predictions]]
-    """`index` counts the images of the domain, in the order of the data set."""
+    """`index` counts the images of the domain, as `Dataset.by_domain` has them."""
     unreadable: Sequence[Unreadable]
 
 
@@ -62,9 +62,7 @@ def evaluate(
     """
     image = next(iter(learners.values())).scene.backbone.image
     labels = {name: _labels(name, learner, dataset) for name, learner in learners.items()}
-    items: dict[str, list[Item]] = {domain: [] for domain in dataset.domains or ("all",)}
-    for item in dataset.items:
-        items[item.domain or "all"].append(item)
+    items = dataset.by_domain()
     answers: dict[str, dict[str, Predictions]] = {name: {} for name in learners}
     unreadable: dict[Path, Unreadable] = {}
     rank, n = distributed.rank(), distributed.processes()
@@ -134,7 +132,7 @@ def _predict_all(
             batch = Batch(NoPixels(), label[index], features.features(index)).to(spec.backbone.device)
             for row in rows:
                 logits = learners[row].predict(batch)
-                _check_logits(names[row], learners[row], logits, index, source)
+                check_logits(names[row], learners[row], logits, [source.items[i].path for i in index.tolist()])
                 answers[row].append(Predictions.of(logits, own[row][index], index))
                 on_batch(len(index))
     others = [row for row in range(len(learners)) if not any(row in rows for _, rows in cached)]
@@ -148,15 +146,17 @@ def _predict_all(
             if loaded.batch is not None:
                 together = predict_together([learners[row] for row in others], loaded.batch)
                 for row, scored in zip(others, together, strict=True):
-                    _check_logits(names[row], learners[row], scored, loaded.index, source)
+                    check_logits(
+                        names[row], learners[row], scored, [source.items[i].path for i in loaded.index.tolist()]
+                    )
                     answers[row].append(Predictions.of(scored, own[row][loaded.index], loaded.index))
     return answers, unreadable
 
 
-def _check_logits(name: str, learner: Learner, logits: Tensor, index: Tensor, source: Source) -> None:
-    """Raises EvaluationError for what can't be scored."""
+def check_logits(name: str, learner: Learner, logits: Tensor, paths: Sequence[object]) -> None:
+    """Raises EvaluationError for what can't be scored; `paths` are those of the images."""
     who = f"{name or 'the learner'} answers"
-    expected = len(index), len(learner.classnames)
+    expected = len(paths), len(learner.classnames)
     if tuple(logits.shape) != expected:
         raise EvaluationError(
             f"{who} with logits of shape {tuple(logits.shape)}; {expected[0]} images and {expected[1]} classes make "
@@ -167,7 +167,7 @@ def _check_logits(name: str, learner: Learner, logits: Tensor, index: Tensor, so
     if broken:
         more = f" and {len(broken) - 1} more of its batch" if len(broken) > 1 else ""
         raise EvaluationError(
-            f"{who} with logits that are not finite for {source.items[int(index[broken[0]])].path}{more}",
+            f"{who} with logits that are not finite for {paths[broken[0]]}{more}",
             "nothing was scored; train it again with a smaller --lr, or look for what is wrong with promptkit check RECIPE",
         )
 

@@ -26,6 +26,10 @@ class OpenedRuns:
     learners: dict[str, Learner]
     dataset: Dataset
     path: str
+    name: str
+    """Of the data: in the catalogue, or its folder's or manifest's."""
+    folders: dict[str, Path]
+    """Of the runs, by their names."""
 
 
 def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, Scalar] | None = None) -> OpenedRuns:
@@ -64,7 +68,7 @@ def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, 
         raise ConfigError("the runs' backbones want their pictures prepared differently", "evaluate them one at a time")
     if settings.classes in ("auto", "trained"):
         warn_untrained(read, {name: trained[name] for name, learner in learners.items() if learner.state_dict()})
-    return OpenedRuns(learners, dataset, path)
+    return OpenedRuns(learners, dataset, path, name or Path(path).absolute().stem, {names[run]: run for run in runs})
 
 
 def names_of(runs: Sequence[Path]) -> dict[Path, str]:

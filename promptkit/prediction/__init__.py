@@ -1,0 +1,1 @@
+"""New pictures: what a finished run takes them for."""
