@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptkit.errors import ConfigError
-from promptkit.features.shards import SUFFIX, Contents, DamagedShardError, Shard, delete_unused
+from promptkit.features.shards import MARK, SUFFIX, Contents, DamagedShardError, Shard, delete_unused, is_alive
 
 log = logging.getLogger("promptkit")
 
@@ -97,11 +97,14 @@ def select(backbone: str = "", data: Path | None = None, older_than: float = 0) 
 
 
 def delete_leftovers() -> None:
-    """Delete what writers that were killed left half written."""
+    """Delete what processes that were killed left half written, and their marks."""
     for file in cached_files():
         if not file.is_whole:
             with contextlib.suppress(OSError):
                 delete_unused(file.path)
+    for mark in feature_folder().glob(f".*{MARK}"):
+        with contextlib.suppress(OSError):
+            is_alive(mark)
 
 
 def keep_to_limit() -> None:

@@ -1,28 +1,31 @@
 """One file of the feature store: rows of float32 and the images they belong to, whole or not there at all.
 
 A shard is a safetensors file that is written row by row and read without being loaded. Whoever writes or reads it holds
-a shared lock, which the operating system releases when its holder dies; only what nobody locks is deleted.
+a mark beside it, a locked file of their own, whose lock the operating system releases when its holder dies; only what
+has no living mark is deleted.
 """
 
 import contextlib
-import fcntl
 import json
 import mmap
 import os
 import time
 import uuid
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from promptkit.errors import OutputError
 from promptkit.files import plain_json, regular_file
 
 SUFFIX = ".safetensors"
+MARK = ".lock"
 DIGEST = 16
 """Bytes that identify an image."""
 MAX_FILE = 1 << 50
@@ -71,7 +74,8 @@ class ShardWriter:
         self.checksum = zlib.crc32(self.about.encode())
         with self._kept():
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = self._new_file()
+            self.mark = _marked(self.path)
+            self.file = self.fresh.open("wb")
         with self._kept():
             self.file.write(b" " * _HEADER)
 
@@ -96,11 +100,11 @@ class ShardWriter:
             self.file.write((_HEADER - 8).to_bytes(8, "little") + header.ljust(_HEADER - 8))
             self.file.flush()
             os.fsync(self.file.fileno())
-            status = os.fstat(self.file.fileno())
-            _checked.add((self.path.name, status.st_ino, status.st_size, status.st_mtime_ns))
+            self.file.close()
             self.fresh.replace(self.path)
             shard = Shard(self.path)
-            self.file.close()
+        _checked.add(shard.known)
+        _unmark(self.mark)
         return shard
 
     def abandon(self) -> None:
@@ -109,14 +113,7 @@ class ShardWriter:
             self.fresh.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # closing writes what is left, where there may be no room
             self.file.close()
-
-    def _new_file(self) -> BinaryIO:
-        while True:
-            file = self.fresh.open("wb+")
-            lock(file.fileno(), fcntl.LOCK_SH)
-            if os.fstat(file.fileno()).st_nlink:
-                return file
-            file.close()  # another process took it for a leftover before it was locked
+        _unmark(self.mark)
 
     def _write(self, content: bytes | memoryview) -> None:
         self.file.write(content)
@@ -145,24 +142,19 @@ class Contents:
 
 
 class Shard:
-    """A whole shard, mapped, and locked against deletion for as long as it is mapped."""
+    """A whole shard, mapped, and marked against deletion for as long as it is mapped."""
 
     def __init__(self, path: Path) -> None:
         """Raises DamagedShardError when the header is not as written, OSError when the file can't be opened."""
         self.path = path
         size = regular_file(path, MAX_FILE)
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            lock(file, fcntl.LOCK_SH)
-            status = os.fstat(file)
-            if not status.st_nlink:
-                raise FileNotFoundError("it was just deleted")
+        weakref.finalize(self, _unmark, _marked(path))
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
             self.known = path.name, status.st_ino, size, status.st_mtime_ns
             if size < _HEADER:
                 raise DamagedShardError("it is cut off")
-            self.map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)  # keeps a copy of the descriptor, and so the lock
-        finally:
-            os.close(file)
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             header = plain_json(self.map[8:_HEADER])
             about, checksum = header["__metadata__"]["promptkit"], int(header["__metadata__"]["checksum"])
@@ -207,29 +199,43 @@ class Shard:
                 _checked.add(self.known)
 
 
-def lock(file: int, kind: int) -> bool:
-    """False when another holds it. A file system without locks, as some network ones are, is used without."""
+def _marked(path: Path) -> FileLock:
+    """A new mark at a shard, whole or half written; none in a folder that can't be written or locked."""
+    mark = FileLock(path.with_name(f".{path.name.lstrip('.')}.{uuid.uuid4().hex}{MARK}"), timeout=1)
+    with contextlib.suppress(OSError):
+        mark.acquire()
+    return mark
+
+
+def _unmark(mark: FileLock) -> None:
+    if mark.is_locked:  # not in a forked process, which shares the file
+        with contextlib.suppress(OSError):  # where locked files can't be deleted, releasing deletes it
+            os.unlink(mark.lock_file)
+        mark.release()
+
+
+def is_alive(path: Path) -> bool:
+    """Does a living process hold this mark? One that was left behind is deleted. Raises OSError."""
+    mark = FileLock(path)
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+        mark.acquire(blocking=False)
+    except Timeout:
         return True
-    return True
+    _unmark(mark)
+    return False
 
 
 def delete_unused(path: Path) -> bool:
     """Delete a shard, whole or half written, that no living process reads or writes. Raises OSError."""
+    hidden = path.with_name(f".{path.name.lstrip('.')}")
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        path.rename(hidden)  # who opens it from now on finds none, and who has it open has a mark
     except FileNotFoundError:
         return True
-    try:
-        if not lock(file, fcntl.LOCK_EX):
-            return False
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(file)
+    if any(is_alive(mark) for mark in path.parent.glob(f"{hidden.name}.*{MARK}")):
+        hidden.rename(path)
+        return False
+    hidden.unlink(missing_ok=True)
     return True
 
 

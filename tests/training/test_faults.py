@@ -159,6 +159,8 @@ def test_a_lock_is_held_once_and_released(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="another process is training"):
         other.take()
     lock.release()
+    assert is_locked(tmp_path)
+    lock.release()
     assert not is_locked(tmp_path)
     other.take()
     assert is_locked(tmp_path)
