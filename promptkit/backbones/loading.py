@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +50,7 @@ def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer, str, dict
                 "choose a model with open_clip's own text transformer, such as ViT-B-16",
             )
         arguments = _weights(source, weights)
-        tokenizer = _tokenizer(source)
+        tokenizer = _tokenizer(source, text)
         model = _create(source, weights, arguments)
     if not arguments["require_pretrained"]:
         log.warning("random weights: %s has learned nothing", source.name)
@@ -73,7 +73,7 @@ def _config(source: Source) -> dict[str, Any]:
         config = _local_config(Path(source.place) / "open_clip_config.json")
     elif source.schema == "hf-hub":
         try:
-            with _offline_if_unreachable():
+            with _hub():
                 config = open_clip.get_model_config(source.name)
         except Exception as error:  # huggingface_hub has many; all mean that there is no configuration
             raise _not_here(f"the model {source.name}", f"{hub.ENDPOINT}/{source.place}", error) from None
@@ -165,9 +165,11 @@ def _is_archive(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _tokenizer(source: Source) -> Tokenizer:
+def _tokenizer(source: Source, text: Mapping[str, Any]) -> Tokenizer:
+    named = text.get("hf_tokenizer_name") or "siglip" in source.name.lower()
+    fetched = source.schema == "hf-hub" or (not source.schema and bool(named))
     try:
-        with _offline_if_unreachable():
+        with _hub(needed=fetched):
             tokenizer: Tokenizer = open_clip.get_tokenizer(source.name)
             return tokenizer
     except ImportError as error:
@@ -181,8 +183,9 @@ def _tokenizer(source: Source) -> Tokenizer:
 
 def _create(source: Source, weights: str, arguments: dict[str, Any]) -> nn.Module:
     """Built under a fixed seed: random weights depend on the name alone, and the caller's random numbers on neither."""
+    fetched = source.schema == "hf-hub" or ("pretrained" in arguments and not Path(weights).is_file())
     try:
-        with torch.random.fork_rng(devices=[]), _offline_if_unreachable():
+        with torch.random.fork_rng(devices=[]), _hub(needed=fetched):
             torch.default_generator.manual_seed(0)
             if "state" not in arguments:
                 model: nn.Module = open_clip.create_model(source.name, **arguments)
@@ -237,10 +240,10 @@ def _hub_reachable() -> bool:
 
 
 @contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Without a network, look in the cache only."""
+def _hub(needed: bool = True) -> Iterator[None]:
+    """Where the hub isn't needed it is not asked; where it can't be reached, the cache alone is looked at."""
     before = hub.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = not _hub_reachable()
+    hub.HF_HUB_OFFLINE = not (needed and _hub_reachable())
     try:
         yield
     finally:

@@ -31,6 +31,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_hub_reachable", lambda: pytest.fail("the hub was asked"))
+
+
+@pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A built-in architecture 'ViT-B-16' that is as small as the tiny CLIP, and its QuickGELU sister."""
     vision = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 48, "head_width": 12}
@@ -61,7 +66,7 @@ def activations(module: nn.Module) -> set[type]:
     return {type(block.mlp.gelu) for block in module.modules() if hasattr(block, "mlp")}
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "unasked")
 def test_random_weights_are_always_the_same(caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -73,7 +78,7 @@ def test_random_weights_are_always_the_same(caplog: pytest.LogCaptureFixture) ->
     assert {record.name for record in caplog.records} == {"promptkit"}
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "unasked")
 def test_a_file(weights_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         backbone = load_openclip("ViT-B-16", str(weights_file))
