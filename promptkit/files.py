@@ -7,10 +7,15 @@ import os
 import stat
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, cast
+
+from annotated_types import Predicate
 
 from promptkit.errors import OutputError
+
+T = TypeVar("T")
 
 
 def regular_file(path: Path, limit: int) -> int:
@@ -40,12 +45,41 @@ def plain_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def checked_json(kind: type[T], text: str | bytes) -> T:
+    """JSON as a `kind`, a dataclass or container of annotated types: nothing of another type, missing or left over.
+
+    Raises ValueError naming every part that is not sound.
+    """
+    from pydantic import ValidationError
+
+    plain_json(text)
+    try:
+        found: T = _adapter(cast(Any, kind)).validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        causes = error.errors(include_url=False, include_input=False)
+        if not causes[0]["loc"]:
+            raise ValueError(str(causes[0].get("ctx", {}).get("error", causes[0]["msg"]))) from None
+        parts = dict.fromkeys(".".join(map(str, one["loc"])) for one in causes)
+        raise ValueError(f"it has no sound {', '.join(parts):.1000}") from None
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
 def is_number(value: object) -> bool:
     """A finite one that a float holds. JSON knows integers of any length, and 1e999."""
     try:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     except OverflowError:
         return False
+
+
+Number = Annotated[int | float, Predicate(is_number)]
 
 
 @contextlib.contextmanager

@@ -7,10 +7,14 @@ def error(predictions, classes):
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le, Predicate
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from promptkit.files import Number
 
 KEPT = 5
 """The likeliest classes that are kept of an image: the logits of ImageNet would fill the memory."""
@@ -120,14 +124,18 @@ STANDARD: Mapping[str, Metric] = {one.name: one for one in (accuracy, macro_accu
 """What promptkit itself computes."""
 
 
+def _standard_are_shares(figures: Mapping[str, float]) -> bool:
+    return all(0 <= figures[name] <= 1 for name in STANDARD if name in figures)
+
+
 @dataclass(frozen=True)
 class Scores:
     """The figures of one learner on one domain, by metric, over n images."""
 
-    figures: Mapping[str, float]
-    per_class: tuple[float | None, ...]
+    figures: Annotated[Mapping[str, Number], Predicate(_standard_are_shares)]
+    per_class: tuple[Annotated[float, Ge(0), Le(1)] | None, ...]
     """The share of each class's images that are classified right, None where it has none."""
-    n: int
+    n: Annotated[int, Ge(0)]
 
     def __getitem__(self, name: str) -> float:
         return self.figures[name]

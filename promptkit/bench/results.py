@@ -7,13 +7,16 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from promptkit.errors import DataError
-from promptkit.files import is_number, plain_json, regular_file, replace_file
-from promptkit.metrics import STANDARD, Scores
+from promptkit.files import checked_json, regular_file, replace_file
+from promptkit.metrics import Scores
 
 log = logging.getLogger("promptkit")
 
@@ -35,8 +38,8 @@ class Result:
     domain: str
     classes: str
     """all, base or new: the classes that were asked about."""
-    seed: int
-    shots: int
+    seed: Annotated[int, Ge(0)]
+    shots: Annotated[int, Ge(0)]
     split: str
     """Whose split chose the test images: published, given or drawn (`Dataset.split_source`), or whole (`Target.split`)."""
     source: str
@@ -70,61 +73,27 @@ ROUNDING = 0.005
 """By how much a figure may differ when it was found on two machines."""
 
 
+@dataclass(frozen=True)
+class _Line:
+    result: Result
+    sha256: str
+
+
+def _hash(result: Result) -> str:
+    return hashlib.sha256(json.dumps(asdict(result), sort_keys=True).encode()).hexdigest()
+
+
 def to_line(result: Result) -> str:
-    """The scores stand beside what they are of; their figures are a mapping by metric. The line ends with its hash."""
-    content = asdict(result)
-    content |= content.pop("scores")
-    return json.dumps({**content, _HASH: _hash(content)}) + "\n"
+    """A result and its hash."""
+    return json.dumps(asdict(_Line(result, _hash(result)))) + "\n"
 
 
 def from_line(line: str) -> Result:
     """Raises ValueError for anything but what `to_line` writes. Any metric may be there, or missing."""
-    content = plain_json(line)
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    unsound = [name for name, is_sound in _SOUND.items() if not is_sound(content.get(name))]
-    if unsound:
-        raise ValueError(f"it has no sound {', '.join(unsound)}")
-    if content.pop(_HASH, None) != _hash(content):
+    found = checked_json(_Line, line)
+    if found.sha256 != _hash(found.result):
         raise ValueError("it is not what was written: its hash is another")
-    scores = Scores(content["figures"], tuple(content["per_class"]), content["n"])
-    return Result(**{item.name: content[item.name] for item in fields(Result)[:-1]}, scores=scores)
-
-
-_HASH = "sha256"
-
-
-def _hash(content: dict[str, object]) -> str:
-    """Of a line's content, less its hash."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and type(value) is int and value >= 0
-
-
-def _is_per_class(value: object) -> bool:
-    return isinstance(value, list) and all(one is None or (is_number(one) and 0 <= one <= 1) for one in value)
-
-
-def _is_figures(value: object) -> bool:
-    if not isinstance(value, dict) or not all(map(is_number, value.values())):
-        return False
-    return all(0 <= value[name] <= 1 for name in STANDARD if name in value)
-
-
-_SOUND: dict[str, Callable[[object], bool]] = {
-    **{item.name: _is_text for item in fields(Result)[:-1]},
-    "seed": _is_count,
-    "shots": _is_count,
-    "figures": _is_figures,
-    "n": _is_count,
-    "per_class": _is_per_class,
-}
+    return found.result
 
 
 def write_results(run: Path, results: Iterable[Result]) -> None:

@@ -1,16 +1,21 @@
 """The fifteen data sets of CoOp, as its DATASETS.md lays them out below one root and its `datasets/*.py` read them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated
+
+from annotated_types import Ge
 
 from promptkit.data.catalog import PHOTO, NamedDataset, dataset, folder_of, folders_in, images_in, inside, lines_of
 from promptkit.data.layouts import Dataset, Item
 from promptkit.errors import DataError
+from promptkit.files import checked_json, regular_file
 
 DATASETS_MD = "CoOp's DATASETS.md (github.com/KaiyangZhou/CoOp)"
+MAX_SPLIT_FILE = 2**30
+"""Bytes."""
 DRAW = "or let promptkit draw 50/20/30: --split draw"
 
 CALTECH_SKIPPED = ("BACKGROUND_Google", "Faces_easy")
@@ -34,28 +39,32 @@ def spoken(name: str) -> str:
     return name.replace("_", " ").strip()
 
 
-# Split files: {"train": [[path, label, classname], ...], "val": [...], "test": [...]}
+Row = tuple[str, Annotated[int, Ge(0)], str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a split file holds: rows of path, label and class name."""
+
+    train: list[Row]
+    val: list[Row] = field(default_factory=list)
+    test: list[Row] = field(kw_only=True)
 
 
 def read_split(title: str, folder: Path, images: Path, file: Path, hint: str) -> Dataset:
     """Pictures in the order of the split file, which the few-shot rule depends on, with its labels and class names."""
     try:
-        lists = json.loads(file.read_text(encoding="utf-8"))
+        regular_file(file, MAX_SPLIT_FILE)
+        lists = checked_json(Split, file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{title} has no split file {file}", hint) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} can't be read: {error}") from None
-    if not isinstance(lists, dict) or not {"train", "test"} <= lists.keys():
-        raise DataError(f'{file} is no split file: expected an object of the lists "train", "val" and "test"')
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is no split file: {error}", "its lists are of [path, label, class name]") from None
     names: dict[int, str] = {}
     items = []
     for split in ("train", "val", "test"):
-        rows = lists.get(split, [])
-        if not isinstance(rows, list):
-            raise DataError(f"{file}: {split!r} is no list")
-        for number, row in enumerate(rows, 1):
-            where = f"{file}, {split} picture {number}"
-            path, label, name = _row(row, where)
+        for number, (path, label, name) in enumerate(getattr(lists, split)):
+            where = f"{file}, {split}.{number}"
             if names.setdefault(label, name) != name:
                 raise DataError(f"{where}: label {label} is {name!r} here and {names[label]!r} before")
             items.append(Item(inside(images, path, where), label, "", split))
@@ -63,13 +72,6 @@ def read_split(title: str, folder: Path, images: Path, file: Path, hint: str) ->
         missing = next(label for label in range(len(names)) if label not in names)
         raise DataError(f"{file} has no picture with label {missing}", "labels are 0, 1, 2, ... without a gap")
     return dataset(title, images, file.name, [spoken(names[label]) for label in sorted(names)], items)
-
-
-def _row(row: Any, where: str) -> tuple[str, int, str]:
-    match row:
-        case [str() as path, int() as label, str() as name] if label >= 0 and not isinstance(label, bool):
-            return path, label, name
-    raise DataError(f"{where} is {str(row)[:80]}, expected [path, label, class name]")
 
 
 def with_split_file(

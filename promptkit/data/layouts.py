@@ -13,7 +13,7 @@ from typing import Literal
 from promptkit.data.manifests import SPLITS, Row, read_manifest
 from promptkit.data.manifests import SUFFIXES as MANIFESTS
 from promptkit.errors import DataError, UnknownNameError
-from promptkit.files import missing, plain_json
+from promptkit.files import checked_json, missing
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
@@ -259,9 +259,7 @@ def _classnames(root: Path, folders: set[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     try:
         if (file := root / "classnames.json").is_file():
-            given = plain_json(file.read_text(encoding="utf-8-sig"))
-            if not isinstance(given, dict) or not all(isinstance(name, str) for name in given.values()):
-                raise DataError(f"{file} is no JSON object of folder -> name")
+            given = checked_json(dict[str, str], file.read_text(encoding="utf-8-sig"))
         elif (file := root / "classnames.txt").is_file():
             for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
                 folder, _, name = line.strip().partition(" ")

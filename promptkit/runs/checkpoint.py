@@ -1,18 +1,24 @@
 """`learner.safetensors`: what was learned, and of what. Nothing in it is executed."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Len, Predicate
 from torch import Tensor
 
 from promptkit.errors import CheckpointError
-from promptkit.files import is_number, plain_json
+from promptkit.files import Number, checked_json
 from promptkit.runs import tensorfile
 
 WEIGHTS, SETTINGS, LOG, STATE = "learner.safetensors", "run.toml", "log.jsonl", "state.safetensors"
 """The files of a run's folder."""
+
+
+def _all_differ(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names)
 
 
 @dataclass(frozen=True)
@@ -27,33 +33,17 @@ class Metadata:
     """The fingerprint of the pictures; see `Dataset.fingerprint`."""
     settings: dict[str, Any]
     """The tables of `run.toml`, so that neither file stands beside another's."""
-    classnames: list[str]
+    classnames: Annotated[list[str], Len(1), Predicate(_all_differ)]
     domains: list[str]
     """Of the training pictures."""
-    epoch: int
-    epochs: int
+    epoch: Annotated[int, Ge(0)]
+    epochs: Annotated[int, Ge(0)]
     version: str
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError naming every field that is not sound; a header may hold anything."""
-        texts = ("recipe", "backbone", "fingerprint", "data", "version")
-        wrong = [name for name in texts if type(getattr(self, name)) is not str]
-        counts = {"epoch": self.epoch, "epochs": self.epochs}
-        wrong += [name for name, value in counts.items() if type(value) is not int or value < 0]
-        names = self.classnames
-        if type(names) is not list or not names or not all(type(name) is str for name in names):
-            wrong.append("classnames")
-        elif len(set(names)) < len(names):
-            wrong.append("classnames (one occurs twice)")
-        if type(self.settings) is not dict or self.settings.get("recipe") != self.recipe:
-            wrong.append("settings")
-        if type(self.domains) is not list or not all(type(name) is str for name in self.domains):
-            wrong.append("domains")
-        if type(self.figures) is not dict or not all(map(is_number, self.figures.values())):
-            wrong.append("figures")
-        if wrong:
-            raise ValueError(f"its header has no sound {', '.join(wrong)}")
+        if self.settings.get("recipe") != self.recipe:
+            raise ValueError("its settings are of another recipe")
 
     @property
     def finished(self) -> bool:
@@ -70,8 +60,8 @@ def read_metadata(run: Path) -> Metadata:
             f"runs beside it: {', '.join(there)}" if there else "make one with: promptkit train RECIPE --data PATH",
         )
     try:
-        return Metadata(**plain_json(tensorfile.read_text(path)))
-    except (TypeError, ValueError) as error:
+        return checked_json(Metadata, tensorfile.read_text(path))
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
 

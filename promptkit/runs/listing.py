@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from promptkit.errors import CheckpointError, PromptkitError
-from promptkit.files import plain_json
+from promptkit.files import checked_json
 from promptkit.runs.checkpoint import LOG, SETTINGS, WEIGHTS
 from promptkit.runs.folder import read_log
 from promptkit.runs.status import Status, inspect_run
@@ -65,11 +66,9 @@ def _listed(path: Path) -> ListedRun:
 def _best(run: Path) -> dict[str, float]:
     """The best figures of a run's log."""
     try:
-        rows = [plain_json(line) for line in read_log(run) if line.strip()]
+        rows = [checked_json(dict[str, Any], line) for line in read_log(run) if line.strip()]
     except ValueError as error:
         raise CheckpointError(f"{run / LOG} is damaged: {error}") from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise CheckpointError(f"{run / LOG} is damaged: a line is no JSON object")
     figures: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():

@@ -3,57 +3,95 @@
 import json
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from annotated_types import Ge
 from torch import Tensor
 
 from promptkit import distributed
 from promptkit.config import RunConfig, read_run_file
 from promptkit.errors import CheckpointError, ConfigError
-from promptkit.files import plain_json
+from promptkit.files import Number, checked_json
 from promptkit.runs import tensorfile
 from promptkit.runs.checkpoint import SETTINGS, STATE, WEIGHTS
 from promptkit.settings import flatten
 
 FREE = ("train.device", "train.workers", "train.log", "train.save_minutes", "data.path")
 """What may differ between a run and its resumption: it changes where, not what, is computed."""
-_PARTS = {
-    "loop": dict,
-    "optimizer": dict,
-    "groups": list,
-    "settings": dict,
-    "processes": int,
-    "data": str,
-    "frozen": list,
-}
+Count = Annotated[int, Ge(0)]
 LISTED = 10
 """How many differences a message names."""
+
+
+@dataclass
+class LoopState:
+    """Where training stands: `batch` batches of `epoch` are done, and what they added up to."""
+
+    epoch: Annotated[int, Ge(1)]
+    batch: Count
+    step: Count
+    images: Count
+    unreadable: Count
+    steps_in_epoch: Count
+    sums: dict[str, Number]
+    norms: Number
+
+    def __post_init__(self) -> None:
+        if self.steps_in_epoch > min(self.batch, self.step, self.images):
+            raise ValueError("steps_in_epoch")
+
+    @staticmethod
+    def before(epoch: int, step: int = 0) -> "LoopState":
+        """At the beginning of an epoch, after `step` steps of those before it."""
+        return LoopState(epoch, 0, step, 0, 0, 0, {}, 0.0)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a trainer has in plain values, beside its tensors."""
+
+    loop: LoopState
+    optimizer: dict[str, Any]
+    """By parameter and name."""
+    groups: list[dict[str, Number]]
+    """What the optimiser counts in its parameter groups."""
+    frozen: list[str]
+    """Parameters."""
+
+
+@dataclass(frozen=True)
+class State(Training):
+    """What the header of `state.safetensors` says beside the tensors in it."""
+
+    settings: dict[str, Any]
+    """The tables of the run file."""
+    processes: int
+    data: str
+    """The fingerprint of the pictures."""
 
 
 class Resumable(Protocol):
     """What can be stopped between two steps; a Trainer."""
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+    def state(self) -> tuple[dict[str, Tensor], Training]: ...
 
-    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None: ...
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Training) -> None: ...
 
 
 def pack(trainer: Resumable, config: RunConfig, data: str) -> bytes:
     """The state as the content of a file. `data` is the fingerprint of the data set. All processes call it."""
     tensors, plain = trainer.state()
-    about = {"settings": config.to_tables(), "processes": distributed.processes(), "data": data}
-    return tensorfile.pack(tensors, json.dumps({**plain, **about}))
+    state = State(**vars(plain), settings=config.to_tables(), processes=distributed.processes(), data=data)
+    return tensorfile.pack(tensors, json.dumps(asdict(state)))
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path) -> tuple[dict[str, Tensor], State]:
     """Raises CheckpointError for a file that is none, or a damaged one."""
     try:
-        plain = plain_json(tensorfile.read_text(path))
-        wrong = [name for name, kind in _PARTS.items() if type(plain) is not dict or type(plain.get(name)) is not kind]
-        if wrong:
-            raise ValueError(f"its header has no sound {', '.join(wrong)}")
-        return tensorfile.read_tensors(path), plain
+        state = checked_json(State, tensorfile.read_text(path))
+        return tensorfile.read_tensors(path), state
     except (CheckpointError, ValueError) as error:
         raise _damaged(path, error) from None
 
@@ -64,7 +102,7 @@ def check_settings(run: Path, config: RunConfig) -> None:
     CheckpointError when its state is damaged.
     """
     if os.path.exists(run / STATE):
-        before = read(run / STATE)[1]["settings"]
+        before = read(run / STATE)[1].settings
     elif os.path.exists(run / WEIGHTS):
         before = read_run_file(run / SETTINGS)
     else:
@@ -78,14 +116,14 @@ def resume(trainer: Resumable, path: Path, config: RunConfig, data: str) -> None
     Raises ConfigError with the differences when settings, data or the number of processes are not those of the run,
     CheckpointError when the state is damaged.
     """
-    tensors, plain = read(path)
-    before = {**flatten(plain["settings"]), "processes": plain["processes"]}
+    tensors, state = read(path)
+    before = {**flatten(state.settings), "processes": state.processes}
     different = differences(before, {**flatten(config.to_tables()), "processes": distributed.processes()})
-    if plain["data"] != data:
+    if state.data != data:
         different.append("the pictures of the data set, or their labels")
     _refuse(path.parent, different)
     try:
-        trainer.load_state(tensors, plain)
+        trainer.load_state(tensors, state)
     except Exception as error:  # what is wrong in a state may come to light anywhere in an optimiser's step
         raise _damaged(path, error) from None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from promptkit.errors import ConfigError, PluginError
 from promptkit.files import is_number
 from promptkit.learner import Learner
+from promptkit.runs.state import Training
 from promptkit.runs.tensorfile import misfits
 from promptkit.settings import TrainSettings
 
@@ -66,8 +67,10 @@ def parameter_groups(learner: Learner, weight_decay: float) -> list[dict[str, An
     return made
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `load_optimizer` takes: tensors by "optimizer" or "group", index and name, and plain values."""
+def optimizer_state(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
+    """What `load_optimizer` takes: tensors by "optimizer" or "group", index and name, and the plain values of both."""
     state = optimizer.state_dict()["state"]
     # Some count their steps in the group, among the settings, as a number or a tensor.
     added = [
@@ -83,7 +86,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
         if value is not None and not isinstance(value, Tensor)
     }
     groups = [{name: value for name, value in group.items() if is_number(value)} for group in added]
-    return tensors, {"optimizer": scalars, "groups": groups}
+    return tensors, scalars, groups
 
 
 def load_optimizer(
@@ -92,7 +95,7 @@ def load_optimizer(
     learned: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     groups: Mapping[str, Tensor],
-    plain: Mapping[str, Any],
+    plain: Training,
 ) -> None:
     """Fill an optimiser with what it kept, and the learner with what was learned.
 
@@ -100,13 +103,11 @@ def load_optimizer(
     Raises ValueError, or whatever torch raises, where it does not.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    kept = _by_index({**state, **plain["optimizer"]})
+    kept = _by_index({**state, **plain.optimizer})
     if unknown := kept.keys() - set(range(len(parameters))):
         raise ValueError(f"there is no parameter {min(unknown)} to optimise")
     counted, settings = _by_index(groups), optimizer.state_dict()["param_groups"]
-    for index, (numbers, group) in enumerate(zip(plain["groups"], settings, strict=True)):
-        if not all(map(is_number, numbers.values())):
-            raise ValueError("its groups hold something else than numbers")
+    for index, (numbers, group) in enumerate(zip(plain.groups, settings, strict=True)):
         group |= {**numbers, **counted.get(index, {})}
         if (numbers.keys() | counted.get(index, {}).keys()) & optimizer.defaults.keys():
             raise ValueError("its groups have other settings")

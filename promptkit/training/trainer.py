@@ -5,8 +5,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from copy import deepcopy
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -16,8 +15,8 @@ from promptkit import distributed
 from promptkit.data.images import Unreadable
 from promptkit.data.loading import Batches
 from promptkit.errors import DataError, PluginError, TrainingError
-from promptkit.files import is_number
 from promptkit.learner import Learner
+from promptkit.runs.state import LoopState, Training
 from promptkit.runs.tensorfile import misfits
 from promptkit.settings import TrainSettings
 from promptkit.tensors import Batch
@@ -25,31 +24,6 @@ from promptkit.training.callbacks import Callback, EpochResult
 from promptkit.training.optimizer import load_optimizer, make_optimizer, optimizer_state
 
 log = logging.getLogger("promptkit")
-
-
-@dataclass
-class LoopState:
-    """Where training stands: `batch` batches of `epoch` are done, and what they added up to."""
-
-    epoch: int = 1
-    batch: int = 0
-    step: int = 0
-    images: int = 0
-    unreadable: int = 0
-    steps_in_epoch: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    norms: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raises ValueError naming every field that is not sound; a state may hold anything."""
-        counts = ("epoch", "batch", "step", "images", "unreadable", "steps_in_epoch")
-        wrong = [name for name in counts if type(getattr(self, name)) is not int or getattr(self, name) < 0]
-        wrong += [] if is_number(self.norms) else ["norms"]
-        wrong += [] if type(self.sums) is dict and all(map(is_number, self.sums.values())) else ["sums"]
-        if not wrong and not (self.steps_in_epoch <= min(self.batch, self.step, self.images)):
-            wrong = ["steps_in_epoch"]
-        if wrong:
-            raise ValueError(f"its loop has no sound {', '.join(wrong)}")
 
 
 class Trainer:
@@ -63,7 +37,7 @@ class Trainer:
         self.batches = batches
         self.settings = settings
         self.device = learner.scene.backbone.device
-        self.loop = LoopState()
+        self.loop = LoopState.before(1)
         self.parameters = list(learner.parameters())
         self.optimizer = make_optimizer(learner, settings)
         # As the published learners do: warm-up epochs at a constant rate, then a cosine over `epochs` from the peak.
@@ -199,24 +173,24 @@ class Trainer:
             int(distributed.total(at.unreadable)),
             distributed.gather_objects(unreadable),
         )
-        self.loop = LoopState(at.epoch + 1, step=at.step)
+        self.loop = LoopState.before(at.epoch + 1, at.step)
         return result
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Tensor], Training]:
         """Tensors and plain values from which `load_state` goes on as if nothing had happened. All processes call it.
 
         Raises TrainingError when what was learned is not finite.
         """
         check_learned(self.learner, f"after step {self.loop.step} (epoch {self.loop.epoch})")
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
-        kept, plain = optimizer_state(self.optimizer)
+        kept, scalars, groups = optimizer_state(self.optimizer)
         tensors |= kept
-        plain["frozen"] = [name for name, parameter in self.learner.named_parameters() if not parameter.requires_grad]
+        frozen = [name for name, parameter in self.learner.named_parameters() if not parameter.requires_grad]
         for process, states in enumerate(distributed.gather_objects([generator_states(self.device)])):
             tensors |= {f"generator.{process}.{name}": value for name, value in states.items()}
-        return tensors, {"loop": asdict(self.loop), **plain}
+        return tensors, Training(deepcopy(self.loop), scalars, groups, frozen)
 
-    def load_state(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], plain: Training) -> None:
         """Go on from a state. Raises ValueError, or whatever torch raises, for one that is not of this learner."""
         parts: dict[str, dict[str, Tensor]] = {"learner": {}, "optimizer": {}, "group": {}, "generator": {}}
         for key, tensor in tensors.items():
@@ -224,19 +198,17 @@ class Trainer:
             parts[part][name] = tensor
         if wrong := misfits(parts["learner"], self.learner.state_dict()):
             raise ValueError("; ".join(wrong))
-        if missing := asdict(self.loop).keys() - plain["loop"].keys():
-            raise ValueError(f"its loop has no {', '.join(sorted(missing))}")
-        self.loop = LoopState(**plain["loop"])
-        if not 1 <= self.loop.epoch <= self.settings.epochs:
-            raise ValueError(f"it is in epoch {self.loop.epoch} of {self.settings.epochs}")
+        if plain.loop.epoch > self.settings.epochs:
+            raise ValueError(f"it is in epoch {plain.loop.epoch} of {self.settings.epochs}")
         named = dict(self.learner.named_parameters())
-        if unknown := [name for name in plain["frozen"] if name not in named]:
+        if unknown := [name for name in plain.frozen if name not in named]:
             raise ValueError(f"there is no parameter {unknown[0]!r} to freeze")
+        self.loop = deepcopy(plain.loop)
         if self.loop.batch:
             self.learner.epoch_start(self.loop.epoch, self.settings.epochs)
         load_optimizer(self.optimizer, self.learner, parts["learner"], parts["optimizer"], parts["group"], plain)
         for name, parameter in named.items():
-            parameter.requires_grad_(name not in plain["frozen"])
+            parameter.requires_grad_(name not in plain.frozen)
         torch.set_rng_state(tensors[f"generator.{distributed.rank()}.cpu"])
         kept = tensors.get(f"generator.{distributed.rank()}.cuda")  # none of a run on another kind of device
         if self.device.type == "cuda" and kept is not None:

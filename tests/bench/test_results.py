@@ -32,28 +32,26 @@ def test_a_line_holds_everything(result: MakeResult) -> None:
     line = to_line(written)
     assert line.count("\n") == 1
     content = json.loads(line)
-    assert (content["figures"]["accuracy"], content["per_class"], content["n"], content["seed"]) == (
-        0.75,
-        [0.75, None],
-        50,
-        1,
-    )
-    assert "scores" not in content
+    scores = content["result"]["scores"]
+    assert (scores["figures"]["accuracy"], scores["per_class"], scores["n"]) == (0.75, [0.75, None], 50)
+    assert content["result"]["seed"] == 1
     assert from_line(line) == written
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("figures", {"accuracy": 1.5}), ("figures", {"ece": True}), ("figures", {"x": None}), ("figures", 0.5),
-        ("seed", -1), ("seed", "1"), ("shots", 1.0),
-        ("learner", 3), ("per_class", 0.5), ("per_class", ["x"]), ("n", None),
+        ("scores.figures", {"accuracy": 1.5}), ("scores.figures", {"ece": True}), ("scores.figures", {"x": None}),
+        ("scores.figures", 0.5), ("seed", -1), ("seed", "1"), ("shots", 1.0), ("learner", 3),
+        ("scores.per_class", 0.5), ("scores.per_class", ["x"]), ("scores.n", None), ("more", 1),
     ],
 )  # fmt: skip
 def test_a_line_that_is_not_sound_says_where(name: str, value: object, result: MakeResult) -> None:
-    line = json.dumps({**json.loads(to_line(result(0.5))), name: value})
-    with pytest.raises(ValueError, match=f"no sound {name}"):
-        from_line(line)
+    content = json.loads(to_line(result(0.5)))
+    slot, _, field = name.rpartition(".")
+    (content["result"][slot] if slot else content["result"])[field] = value
+    with pytest.raises(ValueError, match=rf"no sound result\.{name}"):
+        from_line(json.dumps(content))
 
 
 def test_a_metric_that_a_result_has_not_leaves_a_blank_and_one_that_nobody_knows_is_kept(result: MakeResult) -> None:

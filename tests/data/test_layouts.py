@@ -347,8 +347,8 @@ def test_jsonl_errors(tree, data, expected):
     ("name", "text", "expected"),
     [
         ("classnames.json", "{", "can't be read"),
-        ("classnames.json", '["a"]', "is no JSON object"),
-        ("classnames.json", '{"a": 1}', "is no JSON object"),
+        ("classnames.json", '["a"]', "can't be read: Input should be an object"),
+        ("classnames.json", '{"a": 1}', "can't be read: it has no sound a"),
         ("classnames.txt", "a x\nb\n", ", line 2: no name after 'b'"),
     ],
 )
