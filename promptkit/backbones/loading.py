@@ -50,7 +50,7 @@ def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer, str, dict
                 "choose a model with open_clip's own text transformer, such as ViT-B-16",
             )
         arguments = _weights(source, weights)
-        tokenizer = _tokenizer(source, text)
+        tokenizer = _tokenizer(source, config["text_cfg"])
         model = _create(source, weights, arguments)
     if not arguments["require_pretrained"]:
         log.warning("random weights: %s has learned nothing", source.name)
