@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 
 PROJECT = "promptkit"
 
+KINDS: dict[str, str] = {
+    "recipe": "register_recipes",
+    "learner": "register_learners",
+    "prompts": "register_prompts",
+    "projector": "register_projectors",
+    "views": "register_views",
+    "loss": "register_losses",
+    "backbone": "register_backbones",
+    "dataset": "register_datasets",
+    "metric": "register_metrics",
+}
+"""Every kind of thing a plugin can offer, and its hook."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

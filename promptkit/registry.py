@@ -25,6 +25,7 @@ from promptkit import builtins, hooks, interrupts
 from promptkit.components import Loss, Projector, PromptGenerator, Views
 from promptkit.data.catalog import NamedDataset
 from promptkit.errors import PluginError, UnknownNameError
+from promptkit.hooks import KINDS
 from promptkit.learner import Learner, Recipe
 from promptkit.metrics import Metric
 from promptkit.offered import DISTRIBUTION, PACKAGES
@@ -34,19 +35,6 @@ log = logging.getLogger("promptkit")
 
 PATIENCE = 5.0
 """Seconds after which a plugin that is being imported is named."""
-
-KINDS: dict[str, str] = {
-    "recipe": "register_recipes",
-    "learner": "register_learners",
-    "prompts": "register_prompts",
-    "projector": "register_projectors",
-    "views": "register_views",
-    "loss": "register_losses",
-    "backbone": "register_backbones",
-    "dataset": "register_datasets",
-    "metric": "register_metrics",
-}
-"""Every kind of thing a plugin can offer, and its hook."""
 
 _BASES: dict[str, type] = {
     "learner": Learner,

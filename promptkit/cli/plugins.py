@@ -29,18 +29,25 @@ def list_(
     """List what the core and the installed plugins offer."""
     from rich.table import Table
 
+    from promptkit import index
     from promptkit.cli.console import console
-    from promptkit.registry import KINDS, installed
+    from promptkit.hooks import KINDS
 
     if kind is not None and kind not in KINDS:
         raise UnknownNameError("kind", kind, KINDS)
-    registry = installed()
+    registry = None
+    if (rows := index.read()) is None:
+        from promptkit.registry import installed
+
+        registry = installed()
+        rows = index.rows(registry)
     table = Table("kind", "name", "what it is", "from", box=None, title_justify="left")
-    for entry in registry:
-        if kind in (None, entry.kind):
-            table.add_row(entry.kind, entry.name, entry.summary, f"{entry.package} {entry.version}")
+    for row in rows:
+        if kind in (None, row.kind):
+            table.add_row(*row)
     console().print(table)
-    warn_broken(registry)
+    if registry is not None:
+        warn_broken(registry)
 
 
 def show(

@@ -8,6 +8,7 @@ from promptkit.data.layouts import Dataset
 from promptkit.errors import DataError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.learner import Learner
+from promptkit.metrics import STANDARD
 from promptkit.settings import LoaderSettings
 from promptkit.training.callbacks import Callback, EpochResult
 
@@ -28,7 +29,9 @@ class Validation(Callback):
             return
         try:
             loading = LoaderSettings(workers=0, max_pixels=self.max_pixels)
-            evaluation = evaluate({"": self.learner}, self.dataset, loading, self.cache)
+            evaluation = evaluate(
+                {"": self.learner}, self.dataset, loading, self.cache, {"accuracy": STANDARD["accuracy"]}
+            )
         except DataError:
             return
         self._warn(evaluation.unreadable)

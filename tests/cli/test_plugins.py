@@ -1,10 +1,12 @@
 """`promptkit list`, `promptkit show`, and the help."""
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,59 @@ def test_help_imports_neither_torch_nor_a_plugin(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert "Usage" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+PLUGIN = """
+from promptkit import hookimpl
+from promptkit.components import Loss
+
+class Novel(Loss):
+    pass
+
+@hookimpl
+def register_losses(register):
+    register("{name}", Novel)
+"""
+
+LIST = """
+import sys
+from promptkit.cli import main
+sys.argv = ["promptkit", "list"]
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+def test_list_reads_an_index_without_torch_until_a_plugin_changes(tmp_path: Path, cache: Path) -> None:
+    source = tmp_path / "promptkit_novel.py"
+    source.write_text(PLUGIN.format(name="first"))
+    metadata = tmp_path / "promptkit_novel-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: promptkit-novel\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[promptkit]\nnovel = promptkit_novel\n")
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path), "PROMPTKIT_CACHE": str(cache), "PROMPTKIT_PLUGINS": "novel"}
+
+    def listed() -> tuple[str, bool]:
+        done = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, env=variables, check=True)
+        table, torch = done.stdout.rstrip().rsplit("\n", 1)
+        return table, torch == "True"
+
+    table, torch = listed()
+    assert torch
+    assert "first" in table
+    assert listed() == (table, False)
+    source.write_text(PLUGIN.format(name="second"))
+    table, torch = listed()
+    assert torch
+    assert "second" in table
+    # Damage costs the index, never the answer.
+    (cache / "index.json").write_text("{")
+    assert listed() == (table, True)
+    assert listed() == (table, False)
+    # A broken plugin is looked at every time.
+    source.write_text("raise ImportError('libfoo is missing')")
+    for _ in range(2):
+        _, torch = listed()
+        assert torch
