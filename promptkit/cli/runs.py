@@ -1,21 +1,19 @@
 """`promptkit runs`"""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from promptkit.cli import options
-
-if TYPE_CHECKING:
-    from promptkit.runs.listing import ListedRun
 
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="The folder that runs lie in or below.")] = Path("runs"),
     debug: options.Debug = False,
 ) -> None:
-    """List the runs below a folder: what they are, how far they got, and their best figures."""
+    """List the runs below a folder: what they are, how far they got, the figures of what was kept, and of the best epoch."""
     from rich.table import Table
 
     from promptkit.cli.console import console, escape
@@ -25,22 +23,24 @@ def runs(
     if not found:
         console().print(f"no runs in {escape(str(folder))}", soft_wrap=True)
         return
-    table = Table("run", "recipe", "data", "seed", "epoch", "status", "best", box=None)
+    table = Table("run", "recipe", "data", "seed", "epoch", "status", "kept", "best", box=None)
     for run in found:
         seed = "" if run.seed is None else str(run.seed)
         epoch = f"{run.epoch}/{run.epochs}" if run.recipe else ""
-        table.add_row(escape(str(run.path)), escape(run.recipe), escape(run.data), seed, epoch, run.status, _best(run))
+        best = f"{_told(run.best)}, epoch {run.best_epoch}" if run.best_epoch else ""
+        names = (escape(text) for text in (str(run.path), run.recipe, run.data))
+        table.add_row(*names, seed, epoch, run.status, _told(run.kept), best)
     console().print(table)
     for run in found:
         if run.cause:
             console().print(f"{escape(str(run.path))} is damaged: {escape(run.cause)}", soft_wrap=True)
 
 
-def _best(run: "ListedRun") -> str:
+def _told(figures: Mapping[str, float]) -> str:
     from promptkit.cli.console import escape
 
     shown = (
         f"val {100 * value:.1f} %" if name == "val_accuracy" else f"{escape(name)} {value:.4f}"
-        for name, value in run.best.items()
+        for name, value in figures.items()
     )
     return "  ".join(shown)

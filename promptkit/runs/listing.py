@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from promptkit.errors import CheckpointError, PromptkitError
-from promptkit.files import checked_json
+from promptkit.files import checked_json, is_number
 from promptkit.runs.checkpoint import LOG, SETTINGS, WEIGHTS
 from promptkit.runs.folder import read_log
 from promptkit.runs.status import Status, inspect_run
@@ -24,8 +24,11 @@ class ListedRun:
     seed: int | None = None
     epoch: int = 0
     epochs: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    """The highest val_accuracy where the data has a val split, else the lowest loss terms, over all epochs."""
+    kept: dict[str, float] = field(default_factory=dict)
+    """The figures of the epoch whose learner is saved: val_accuracy where the data has a val split, else the loss terms."""
+    best: float | None = None
+    """The highest val_accuracy of any epoch; None where the data has no val split."""
+    best_epoch: int = 0
     cause: str = ""
     """Of the damage."""
 
@@ -59,24 +62,21 @@ def _listed(path: Path) -> ListedRun:
         best = _best(path)
     except PromptkitError as error:
         return ListedRun(path, "damaged", cause=error.message)
-    epoch = saved.metadata.epoch if saved.metadata else 0
-    return ListedRun(path, saved.status, saved.tables["recipe"], source, seed, epoch, epochs, best)
+    epoch, kept = (saved.metadata.epoch, saved.metadata.figures) if saved.metadata else (0, {})
+    if VAL in kept:
+        kept = {VAL: kept[VAL]}
+    return ListedRun(path, saved.status, saved.tables["recipe"], source, seed, epoch, epochs, dict(kept), *best)
 
 
-def _best(run: Path) -> dict[str, float]:
-    """The best figures of a run's log."""
+def _best(run: Path) -> tuple[float | None, int]:
+    """The highest val_accuracy in a run's log, and its epoch."""
     try:
         rows = [checked_json(dict[str, Any], line) for line in read_log(run) if line.strip()]
     except ValueError as error:
         raise CheckpointError(f"{run / LOG} is damaged: {error}") from None
-    figures: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if type(value) in (int, float) and name not in _NO_FIGURES:
-                figures.setdefault(name, []).append(value)
-    if "val_accuracy" in figures:
-        return {"val_accuracy": max(figures["val_accuracy"])}
-    return {name: min(values) for name, values in figures.items()}
+    validated = [(row[VAL], -epoch) for epoch, row in enumerate(rows, 1) if is_number(row.get(VAL))]
+    best, epoch = max(validated, default=(None, 0))
+    return best, -epoch
 
 
-_NO_FIGURES = {"epoch", "lr", "images", "unreadable", "seconds", "step", "grad_norm"}
+VAL = "val_accuracy"

@@ -180,15 +180,16 @@ def test_runs_are_listed_with_what_they_are(
     train("coop", "--out", "runs/broken")
     (tmp_path / "runs/broken" / WEIGHTS).write_bytes(b"x" * 100)
     (tmp_path / "runs/nothing").mkdir()
-    whole = (tmp_path / "runs/a/coop" / LOG).read_text().splitlines()
+    whole = [json.loads(line) for line in (tmp_path / "runs/a/coop" / LOG).read_text().splitlines()]
+    whole[0]["val_accuracy"] = 0.987  # better than what was kept
+    (tmp_path / "runs/a/coop" / LOG).write_text("".join(json.dumps(line) + "\n" for line in whole))
     with (tmp_path / "runs/a/coop" / LOG).open("a") as log:
         log.write('{"epoch": 3, "val_accu')  # as a killed process leaves it
     done = promptkit("runs")
     assert done.status == 0, done.err
-    best = max(json.loads(line)["val_accuracy"] for line in whole)
     rows = {line.split()[0]: line.split() for line in done.out.splitlines()[1:5]}
     assert list(rows) == ["runs/a/coop", "runs/broken", "runs/nan", "runs/zeroshot"]
-    figure = ["val", f"{100 * best:.1f}", "%"]
+    figure = ["val", f"{100 * whole[1]['val_accuracy']:.1f}", "%", "val", "98.7", "%,", "epoch", "1"]
     assert rows["runs/a/coop"] == ["runs/a/coop", "coop", str(images), "3", "2/2", "finished", *figure]
     assert rows["runs/zeroshot"][1:6] == ["zeroshot", str(images), "1", "2/2", "finished"]
     assert re.fullmatch(r"[123]/9 stopped", " ".join(rows["runs/nan"][4:6]))
