@@ -27,7 +27,7 @@ def runs(
     for run in found:
         seed = "" if run.seed is None else str(run.seed)
         epoch = f"{run.epoch}/{run.epochs}" if run.recipe else ""
-        best = f"{_told(run.best)}, epoch {run.best_epoch}" if run.best_epoch else ""
+        best = "" if run.best is None else f"{_told({'val_accuracy': run.best})}, epoch {run.best_epoch}"
         names = (escape(text) for text in (str(run.path), run.recipe, run.data))
         table.add_row(*names, seed, epoch, run.status, _told(run.kept), best)
     console().print(table)

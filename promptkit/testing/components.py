@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from promptkit.backbones.base import Backbone, Intermediates
+from promptkit.contract import Defect
 from promptkit.errors import BackboneError, ConfigError
 from promptkit.settings import OptionField, option_fields
 from promptkit.tensors import TextPrompts
-from promptkit.testing.specimen import CLASSES, Defect, Specimen, close, image, stir
+from promptkit.testing.specimen import CLASSES, Specimen, close, image, stir
 
 
 def check_options(specimen: Specimen) -> None:

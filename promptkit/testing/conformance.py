@@ -5,10 +5,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from promptkit.contract import Defect
 from promptkit.errors import PromptkitError
 from promptkit.registry import installed
 from promptkit.testing import components, learners
-from promptkit.testing.specimen import Defect, Specimen
+from promptkit.testing.specimen import Specimen
 
 log = logging.getLogger("promptkit")
 

@@ -1,72 +1,29 @@
 """Checks of a learner as a whole. Each returns, or raises Defect with one sentence that says what to do."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
 
+from promptkit import contract
 from promptkit.backbones.tiny import tiny_backbone
-from promptkit.components import ContextPrompts
+from promptkit.contract import Defect
 from promptkit.learner import Learner
-from promptkit.tensors import Batch, ImageFeatures, TextPrompts
-from promptkit.testing.specimen import CLASSES, OTHER_CLASSES, Defect, Specimen, close, stir
+from promptkit.tensors import Batch
+from promptkit.testing.specimen import CLASSES, OTHER_CLASSES, Specimen, close, stir
 
 
 def check_shapes(specimen: Specimen) -> None:
     """Everything that components hand on has its shape; features of the towers have unit norm."""
-    learner, backbone, batch = specimen.learner(), specimen.backbone, specimen.batch
+    learner, batch = specimen.learner(), specimen.batch
     learner.train()
-    n, classes, width = len(batch.label), len(CLASSES), backbone.joint_width
-    vision = learner.prompts.vision()
-    if vision is not None:
-        _shape("prompts.vision()", vision, "J #B M V", J=None, B=(1, n), M=None, V=backbone.intermediate_widths[0])
-    pixels = batch.views["image"]
-    features = ImageFeatures(*_fields(learner.encode_image(pixels)))
-    tokens = learner.prompts.class_tokens(CLASSES)
-    places = tokens.context_positions.shape[1]
-    if isinstance(learner.prompts, ContextPrompts):
-        prompts = learner.prompts.text(features)
-        if not isinstance(prompts, TextPrompts):
-            raise Defect(f"prompts.text() returns {type(prompts).__name__}: return a TextPrompts")
-        sizes: dict[str, Any] = {"B": (1, n), "C": (1, classes), "K": None, "M": places, "W": backbone.text_width}
-        _shape("the context of prompts.text()", prompts.context, "#B #C K M W", **sizes)
-        if prompts.deep is not None:
-            _shape("deep of prompts.text()", prompts.deep, "J M W", J=None, M=places, W=backbone.text_width)
-        if len(prompts.context) > 1 and not learner.prompts.conditional:
-            raise Defect("prompts.text() gives a context for each image: set `conditional = True` on the class")
-    text = learner.prompts.encode(features, tokens)
-    _shape("prompts.encode()", text, "#B C K D", B=(1, n), C=classes, K=None, D=width)
+    contract.check_shapes(learner, batch.views["image"])
+    text = learner.prompts.encode(learner.encode_image(batch.views["image"]), learner.prompts.class_tokens(CLASSES))
     if not close(text.float().norm(dim=-1), torch.ones(text.shape[:-1])):
         raise Defect("text features of prompts.encode() have no unit norm: divide them by their norm")
-    image, projected = learner.projector.image(features.pooled), learner.projector.text(text)
-    _shape("projector.image()", image, "B E", B=n, E=None)
-    _shape("projector.text()", projected, "#B C K E", B=len(text), C=classes, K=text.shape[2], E=image.shape[1])
-    _shape("learner.logits()", learner(batch).logits, "B C", B=n, C=classes)
-
-
-def _fields(features: ImageFeatures) -> tuple[Any, ...]:
-    return features.pooled, features.patches, features.intermediates, features.views
-
-
-def _shape(what: str, tensor: Any, letters: str, **sizes: Any) -> None:
-    """Raise Defect unless a tensor's sizes are the ones given: a number, a choice of numbers, or None for any."""
-    axes = letters.split()
-    if not isinstance(tensor, Tensor):
-        raise Defect(f"{what} is a {type(tensor).__name__}: return a tensor ({letters})")
-    allowed = [sizes[axis.lstrip("#")] for axis in axes]
-    fits = len(tensor.shape) == len(axes) and all(
-        want is None or got == want or (isinstance(want, tuple) and got in want)
-        for got, want in zip(tensor.shape, allowed, strict=True)
-    )
-    if not fits:
-        said = {axis: "any" if want is None else want for axis, want in zip(axes, allowed, strict=True)}
-        expected = ", ".join(
-            f"{axis}={' or '.join(map(str, want)) if isinstance(want, tuple) else want}" for axis, want in said.items()
-        )
-        raise Defect(f"{what} is {tuple(tensor.shape)}: make it ({letters}) with {expected}")
+    logits = learner(batch).logits
+    if tuple(logits.shape) != (len(batch.label), len(CLASSES)):
+        raise Defect(f"the logits are {tuple(logits.shape)}: make them (B C), here {len(batch.label), len(CLASSES)}")
 
 
 def check_terms(specimen: Specimen) -> None:
@@ -79,15 +36,8 @@ def check_terms(specimen: Specimen) -> None:
         terms = learner.loss(replace(outputs, views=declared))
     except KeyError as error:
         raise Defect(f"the loss reads the view {error} without declaring it: add it to `views` of the class") from None
-    if not isinstance(terms, Mapping) or not terms:
-        raise Defect("the loss returns no terms: return a dict such as {'ce': tensor}")
+    contract.check_terms(terms)
     for name, term in terms.items():
-        if not isinstance(term, Tensor):
-            raise Defect(f"the loss term {name!r} is a {type(term).__name__}: return a scalar tensor")
-        if term.ndim:
-            raise Defect(
-                f"the loss term {name!r} has shape {tuple(term.shape)}: reduce it to a scalar, such as by mean()"
-            )
         if not torch.isfinite(term):
             raise Defect(
                 f"the loss term {name!r} is {term.item()} on sound pictures: guard its logarithms and divisions"
@@ -114,17 +64,15 @@ def check_gradients(specimen: Specimen) -> None:
 def _check_reached(learner: Learner, specimen: Specimen) -> None:
     learner.zero_grad()
     terms = learner.loss(learner(specimen.batch))
-    if not any(term.requires_grad for term in terms.values()):
-        raise Defect(
-            "no gradient reaches any parameter: compute the loss from them, outside torch.no_grad() and detach()"
-        )
+    contract.check_differentiable(terms)
     learner.backward(terms)
+    lacking = contract.unreached(learner)
     for name, parameter in learner.named_parameters():
         if not specimen.of_interest(name) or not parameter.requires_grad:
             continue
-        if parameter.grad is None:
+        if name in lacking:
             raise Defect(f"no gradient reaches {name}: use it in the forward pass, or hold it as a buffer")
-        if not torch.isfinite(parameter.grad).all():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             raise Defect(f"the gradient of {name} is not finite: guard roots and divisions at 0")
 
 

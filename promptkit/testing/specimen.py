@@ -26,10 +26,6 @@ OTHER_CLASSES = ("striped tent", "arrow", "signet ring")
 """Of another number, and of names with another number of tokens."""
 
 
-class Defect(Exception):  # noqa: N818
-    """A broken contract, in one sentence that says what to do."""
-
-
 class PlainPrompts(ContextPrompts):
     """Learned context vectors, for components that come without a recipe of their own."""
 

@@ -1,13 +1,15 @@
 """One run from its configuration to its folder: read the data, build the learner, train, save after every epoch."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from torch import device as Device
 
 import promptkit
-from promptkit import distributed
+from promptkit import contract, distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device
 from promptkit.components import Scene
@@ -15,7 +17,7 @@ from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, worker_death_explained
 from promptkit.data.selection import open_dataset, select_training, subset
-from promptkit.errors import ConfigError
+from promptkit.errors import ConfigError, PluginError
 from promptkit.registry import Registry, installed
 from promptkit.runs import state
 from promptkit.runs.checkpoint import Metadata
@@ -73,6 +75,7 @@ class Run:
                 "--cached-views keeps features in the cache, and --no-cache wants none", "leave one of the two out"
             )
         self.config = config
+        self.registry = registry
         self.resume = resume
         self.cache = cache
         self.dataset = dataset or training_data(config.data, train.seed, registry)
@@ -115,7 +118,8 @@ class Run:
                 epochs = self.config.train.epochs
                 console.print(f"{self.folder.path} is finished already, after {epochs} epochs", soft_wrap=True)
             else:
-                self._train(console, profile, lines)
+                with self._defects_named():
+                    self._train(console, profile, lines)
 
     def _train(self, console: Console, profile: bool, lines: bool) -> None:
         config, folder, learner = self.config, self.folder, self.learner
@@ -129,6 +133,7 @@ class Run:
             learner.eval()
             folder.save(learner, metadata)
             return
+        contract.try_out(learner)
 
         if train.cached_views:
             batches: Batches = cached_batches(config, learner, self.pictures, self.views, console)
@@ -159,6 +164,20 @@ class Run:
                 *([watch] if watch else []),
             ]
         )
+
+    @contextlib.contextmanager
+    def _defects_named(self) -> Iterator[None]:
+        """Raises PluginError, naming package and component, for a Defect."""
+        try:
+            yield
+        except contract.Defect as defect:
+            kind, name = "recipe", self.config.recipe
+            if defect.slot in self.config.components:
+                kind, name = defect.slot, self.config.components[defect.slot].name
+            entry = self.registry.entry(kind, name)
+            raise PluginError(
+                f"{entry.package}: {kind} {name!r}: {defect}", f"promptkit check {name} looks for what is wrong with it"
+            ) from defect
 
     def _metadata(self) -> Metadata:
         """Of a learner that is finished without training, and of each epoch but for its number and figures."""

@@ -11,7 +11,7 @@ import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor
 
-from promptkit import distributed
+from promptkit import contract, distributed
 from promptkit.data.images import Unreadable
 from promptkit.data.loading import Batches
 from promptkit.errors import DataError, PluginError, TrainingError
@@ -93,6 +93,8 @@ class Trainer:
             at.step += 1
             batch = loaded.batch.to(self.device)
             figures = self._forward_backward(batch)
+            if at.step == 1:
+                warn_unreached(self.learner)
             at.norms += self._update()
             self.learner.step_end(at.step)
             at.steps_in_epoch += 1
@@ -122,8 +124,10 @@ class Trainer:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                     outputs = self.learner(batch)
                     terms = self.learner.loss(outputs)
+                    contract.check_terms(terms)
                     with torch.no_grad():
                         metrics = as_tensors(self.learner.metrics(outputs), terms)
+                contract.check_differentiable(terms)
                 check_finite(terms, metrics, self.loop.step, self.loop.epoch)
                 self.learner.backward(terms)
             except torch.OutOfMemoryError as error:
@@ -260,6 +264,15 @@ def check_finite(terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor], ste
         raise TrainingError(
             f"{'loss term' if name in terms else 'metric'} {name!r} is {figures[name].item()} at step {step} (epoch {epoch})",
             "try a smaller --lr, or --set train.clip_grad=1",
+        )
+
+
+def warn_unreached(learner: Learner) -> None:
+    """After the first backward pass: name the parameters that it has not reached."""
+    if lacking := contract.unreached(learner):
+        log.warning(
+            "no gradient reaches %s: it stays as it began; use it in the forward pass, or hold it as a buffer",
+            ", ".join(lacking),
         )
 
 

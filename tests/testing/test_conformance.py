@@ -126,6 +126,36 @@ def test_a_defect_that_spoils_training_is_named_before_what_follows_from_it(
     assert advice in first
 
 
+@pytest.mark.parametrize(
+    ("kind", "defect", "said"),
+    [
+        ("prompts", "WrongShape", "prompts 'subject': the context of prompts.text() is (2, 1, 1, 4, 32): make it"),
+        ("prompts", "BareTensor", "prompts 'subject': prompts.text() returns Tensor: return a TextPrompts"),
+        ("projector", "WrongProjector", "projector 'subject': projector.text() is (2, 4, 1, 5): make it"),
+        ("loss", "Vector", "loss 'subject': the loss term 'ce' has shape (8,): reduce it to a scalar"),
+        ("loss", "Float", "loss 'subject': the loss term 'weight' is a float: return a scalar tensor"),
+        ("loss", "Ungraded", "recipe 'subject': no gradient reaches any parameter"),
+    ],
+)
+def test_train_names_the_component_at_its_first_step(
+    kind: str, defect: str, said: str, train: Callable[..., Any], tmp_path: Path
+) -> None:
+    with registered(defects.Plugin(**{kind: getattr(defects, defect)})):
+        done = train("subject", "--out", "run", "--batch-size", 8)
+    assert done.status == 2, done.out
+    assert said in done.err
+    assert "promptkit check subject looks for what is wrong with it" in done.err
+    assert "please report it" not in done.err
+    assert not (tmp_path / "run/learner.safetensors").exists()
+
+
+def test_train_names_what_no_gradient_reaches(train: Callable[..., Any]) -> None:
+    with registered(defects.Plugin(prompts=defects.Unreached)):
+        done = train("subject", "--out", "run", "--epochs", 1)
+    assert done.status == 0, done.err
+    assert done.err.count("warning: no gradient reaches prompts.forgotten: ") == 1
+
+
 def test_views_without_an_image_to_predict_from() -> None:
     with registered(defects.Plugin(views=defects.NoImage, loss=defects.NoisyAlone)):
         (finding,) = check_recipe("subject")

@@ -1,0 +1,118 @@
+"""What the components of a learner owe each other: shapes, loss terms and gradients.
+
+`promptkit check` looks at them on the tiny backbone, and every run before and after its first step.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptkit.components import ContextPrompts
+from promptkit.learner import Learner
+from promptkit.tensors import Batch, TextPrompts
+
+
+class Defect(Exception):  # noqa: N818
+    """A broken contract, in one sentence that says what to do. `slot` says whose it is, where that is known."""
+
+    def __init__(self, message: str, slot: str = "") -> None:
+        super().__init__(message)
+        self.slot = slot
+
+
+def check_shapes(learner: Learner, pixels: Tensor) -> None:
+    """What components hand on has its shape.
+
+    Args:
+        learner: In either mode; its random numbers are drawn as it does.
+        pixels: (B 3 H W), of any content.
+
+    Raises:
+        Defect: Before the next component is handed what is wrong.
+    """
+    backbone, prompts = learner.scene.backbone, learner.prompts
+    n, classes, width = len(pixels), len(learner.classnames), backbone.joint_width
+    vision = prompts.vision()
+    if vision is not None:
+        _shape("prompts.vision()", vision, "J #B M V", J=None, B=(1, n), M=None, V=backbone.intermediate_widths[0])
+    features = learner.image_features(Batch.of(pixels))
+    tokens = prompts.class_tokens(learner.classnames)
+    places = tokens.context_positions.shape[1]
+    if isinstance(prompts, ContextPrompts):
+        said = prompts.text(features)
+        if not isinstance(said, TextPrompts):
+            raise Defect(f"prompts.text() returns {type(said).__name__}: return a TextPrompts", "prompts")
+        sizes: dict[str, Any] = {"B": (1, n), "C": (1, classes), "K": None, "M": places, "W": backbone.text_width}
+        _shape("the context of prompts.text()", said.context, "#B #C K M W", **sizes)
+        if said.deep is not None:
+            _shape("deep of prompts.text()", said.deep, "J M W", J=None, M=places, W=backbone.text_width)
+        if len(said.context) > 1 and not prompts.conditional:
+            raise Defect(
+                "prompts.text() gives a context for each image: set `conditional = True` on the class", "prompts"
+            )
+    text = prompts.encode(features, tokens)
+    _shape("prompts.encode()", text, "#B C K D", B=(1, n), C=classes, K=None, D=width)
+    image, projected = learner.projector.image(features.pooled), learner.projector.text(text)
+    _shape("projector.image()", image, "B E", B=n, E=None)
+    _shape("projector.text()", projected, "#B C K E", B=len(text), C=classes, K=text.shape[2], E=image.shape[1])
+    _shape("learner.logits()", learner.logits(learner.view(features, text)), "B C", B=n, C=classes)
+
+
+def _shape(what: str, tensor: Any, letters: str, **sizes: Any) -> None:
+    """Raise Defect unless a tensor's sizes are the ones given: a number, a choice of numbers, or None for any."""
+    axes, slot = letters.split(), what.split("of ")[-1].partition(".")[0]
+    if not isinstance(tensor, Tensor):
+        raise Defect(f"{what} is a {type(tensor).__name__}: return a tensor ({letters})", slot)
+    allowed = [sizes[axis.lstrip("#")] for axis in axes]
+    fits = len(tensor.shape) == len(axes) and all(
+        want is None or got == want or (isinstance(want, tuple) and got in want)
+        for got, want in zip(tensor.shape, allowed, strict=True)
+    )
+    if not fits:
+        said = {axis: "any" if want is None else want for axis, want in zip(axes, allowed, strict=True)}
+        expected = ", ".join(
+            f"{axis}={' or '.join(map(str, want)) if isinstance(want, tuple) else want}" for axis, want in said.items()
+        )
+        raise Defect(f"{what} is {tuple(tensor.shape)}: make it ({letters}) with {expected}", slot)
+
+
+def check_terms(terms: Any) -> None:
+    """A loss gives named scalars. Raises Defect."""
+    if not isinstance(terms, Mapping) or not terms:
+        raise Defect("the loss returns no terms: return a dict such as {'ce': tensor}", "loss")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor):
+            raise Defect(f"the loss term {name!r} is a {type(term).__name__}: return a scalar tensor", "loss")
+        if term.ndim:
+            shape = tuple(term.shape)
+            raise Defect(f"the loss term {name!r} has shape {shape}: reduce it to a scalar, such as by mean()", "loss")
+
+
+def check_differentiable(terms: Mapping[str, Tensor]) -> None:
+    """Some term depends on what is learned. Raises Defect."""
+    if not any(term.requires_grad for term in terms.values()):
+        raise Defect(
+            "no gradient reaches any parameter: compute the loss from them, outside torch.no_grad() and detach()"
+        )
+
+
+def unreached(learner: Learner) -> list[str]:
+    """The parameters that the backward pass has not reached, though they take gradients. A gradient of 0 reaches."""
+    return [
+        name for name, parameter in learner.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+
+
+@torch.no_grad()
+def try_out(learner: Learner) -> None:
+    """`check_shapes` on two made-up images. The learner, its random numbers and its mode are afterwards as they were.
+
+    Raises Defect.
+    """
+    device, training = learner.scene.backbone.device, learner.training
+    pixels = torch.zeros(2, 3, *learner.scene.backbone.image.size, device=device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        check_shapes(learner.eval(), pixels)
+    learner.train(training)
