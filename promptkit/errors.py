@@ -7,6 +7,7 @@
     ├── BackboneError             weights that can't be had, a tower that prompts can't be spliced into
     ├── DataError                 a folder, manifest or picture that can't be used
     ├── CheckpointError           a run that is missing, damaged, or made for another backbone
+    ├── ExportError               a learner that can't be written in the format that was asked for
     ├── EvaluationError           answers that can't be scored
     ├── WorkerError               a process that prepared pictures and died
     ├── OutputError               a place that can't be written
@@ -60,6 +61,10 @@ class DataError(PromptkitError):
 
 
 class CheckpointError(PromptkitError):
+    pass
+
+
+class ExportError(PromptkitError):
     pass
 
 

@@ -107,9 +107,10 @@ class OpenClipBackbone(Backbone):
     ) -> ImageFeatures:
         dtype = self.image_dtype
         gradients = torch.is_grad_enabled() and prompts is not None
+        if torch.compiler.is_compiling():  # an export, for any number of images
+            return self.image_tower.encode(pixels, prompts, intermediates, patches)
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            whole = gradients or self.settings.compile or torch.compiler.is_compiling()  # an export, of any batch size
-            if pixels.device.type != "cpu" or whole:
+            if pixels.device.type != "cpu" or gradients or self.settings.compile:
                 return self.image_tower.encode(pixels, prompts, intermediates, patches)
             return encode_in_chunks(
                 lambda some, own: self.image_tower.encode(some, own, intermediates, patches),

@@ -14,7 +14,22 @@ from rich.console import Console
 
 import promptkit
 from promptkit import interrupts
-from promptkit.cli import bench, cache, check, data, demo, evaluate, install, new, plugins, predict, runs, table, train
+from promptkit.cli import (
+    bench,
+    cache,
+    check,
+    data,
+    demo,
+    evaluate,
+    export,
+    install,
+    new,
+    plugins,
+    predict,
+    runs,
+    table,
+    train,
+)
 from promptkit.cli.console import RANK, escape, visible
 from promptkit.errors import PromptkitError
 
@@ -65,6 +80,7 @@ _add("eval", evaluate.evaluate, no_args_is_help=True, rich_help_panel=RUNS)
 _add("predict", predict.predict, no_args_is_help=True, rich_help_panel=RUNS)
 _add("bench", bench.bench, no_args_is_help=True, rich_help_panel=RUNS)
 _add("table", table.table, no_args_is_help=True, rich_help_panel=RUNS)
+_add("export", export.export, no_args_is_help=True, rich_help_panel=RUNS)
 _add("runs", runs.runs, rich_help_panel=RUNS)
 _add("data", data.data, no_args_is_help=True, rich_help_panel=IMAGES)
 _add("demo-data", demo.demo_data, no_args_is_help=True, rich_help_panel=IMAGES)

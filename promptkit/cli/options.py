@@ -18,6 +18,14 @@ Templates = Annotated[
         help="Hand-made prompts, one a line with {} for the class, for prompts that take them.", show_default=False
     ),
 ]
+AskedClasses = Annotated[
+    str,
+    typer.Option(
+        "--classes",
+        help="What to ask about: trained (the classes of the training), names such as cat,dog, or a file with one class "
+        "name a line.",
+    ),
+]
 Cache = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Keep what frozen image towers see for the next time."),

@@ -26,13 +26,7 @@ def predict(
             show_default=False,
         ),
     ],
-    classes: Annotated[
-        str,
-        typer.Option(
-            help="What to ask about: trained (the classes of the training), names such as cat,dog, or a file with one class "
-            "name a line."
-        ),
-    ] = "trained",
+    classes: options.AskedClasses = "trained",
     topk: Annotated[int, typer.Option(help="How many of the likeliest classes to say.", min=1)] = 5,
     out: Annotated[
         Path | None,

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TextIO
 
 from promptkit.data.layouts import SUFFIXES
+from promptkit.data.selection import open_dataset
 from promptkit.errors import DataError
 from promptkit.files import missing
+from promptkit.registry import installed
+from promptkit.settings import DataSettings, split_names
 
 
 def find_pictures(words: Sequence[str], listed: TextIO) -> list[Path]:
@@ -26,6 +29,12 @@ def find_pictures(words: Sequence[str], listed: TextIO) -> list[Path]:
             named = list(_found(word))
         found |= dict.fromkeys(named)
     return list(found)
+
+
+def trained_on(settings: DataSettings) -> list[Path]:
+    """The pictures of a run's data. Raises DataError when it can't be read."""
+    named = installed().dataset(settings.dataset) if settings.dataset else None
+    return [item.path for item in open_dataset(Path(settings.path), named, split_names(settings.domains)).items]
 
 
 def _found(word: str) -> Iterator[Path]:

@@ -70,7 +70,7 @@ class GOProPrompts(ContextPrompts):
         Raises ConfigError for a view that has no head.
         """
         assert features is not None, "conditional prompts need an image"
-        blocks = self.style_and_content(features.intermediates).chunk(len(features.views))
+        blocks = torch.unflatten(self.style_and_content(features.intermediates), 0, (len(features.views), -1))
         shift = torch.cat(
             [self.head(view)(part.mT).squeeze(-1) for view, part in zip(features.views, blocks, strict=True)]
         )
