@@ -3,10 +3,12 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import invalidate_caches
 from importlib.metadata import distributions, version
@@ -60,7 +62,8 @@ def pip_install(words: Sequence[str]) -> list[Arrival]:
         constraints, report = Path(folder, "constraints.txt"), Path(folder, "report.json")
         kept = [f"{name}=={version}\n" for name in KEPT if (version := before.get(name))]
         constraints.write_text("".join([*kept, f"{PROJECT}<0\n"]))  # another project's would overwrite this one
-        run_pip("install", "--constraint", str(constraints), "--report", str(report), *words)
+        with _left_as_found(words):
+            run_pip("install", "--constraint", str(constraints), "--report", str(report), *words)
         if not report.exists():  # help was asked for, or a report elsewhere
             raise InstallError(
                 "pip has not reported what it installed, so promptkit can't say what that offers",
@@ -73,6 +76,24 @@ def pip_install(words: Sequence[str]) -> list[Arrival]:
         name, version = canonicalize_name(item["metadata"]["name"]), item["metadata"]["version"]
         arrivals.append(Arrival(name, version, before.get(name, ""), item["requested"]))
     return arrivals
+
+
+@contextmanager
+def _left_as_found(words: Sequence[str]) -> Iterator[None]:
+    """What building leaves in the folders among the words goes again: Python takes an egg-info for an installed package."""
+    editable = "--editable", "-e"
+    folders = [Path(word) for before, word in zip(("", *words), words, strict=False) if before not in editable]
+
+    def made() -> set[Path]:
+        patterns = "build", "*.egg-info", "*/*.egg-info"
+        return {path for folder in folders if folder.is_dir() for pattern in patterns for path in folder.glob(pattern)}
+
+    before = made()
+    try:
+        yield
+    finally:
+        for path in made() - before:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def run_pip(*words: str) -> None:

@@ -209,6 +209,17 @@ def test_what_pip_puts_elsewhere_is_not_called_installed(promptkit: Command, tmp
     assert done.err.startswith("error: promptkit-focal: not installed here")
 
 
+def test_a_folder_is_left_as_it_was(promptkit: Command, tmp_path: Path) -> None:
+    source = Path(package.__file__).parents[1] / "examples/learners/maple"
+    folder = shutil.copytree(source, tmp_path / "maple", ignore=shutil.ignore_patterns("*.egg-info", "build"))
+    before = sorted(folder.rglob("*"))
+    here = "--no-index", "--no-deps", "--no-build-isolation"
+    done = promptkit("install", *here, "--target", "elsewhere", "./maple")
+    assert "not installed here" in done.err
+    assert list((tmp_path / "elsewhere").glob("*.dist-info"))  # it was built
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_build_that_lacks_setuptools_says_how_to_do_without_the_network(promptkit: Command) -> None:
     promptkit("new", "mine")
     done = promptkit("install", *REFUSED, "--no-deps", "./promptkit-mine")
