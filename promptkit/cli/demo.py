@@ -79,6 +79,6 @@ def demo_data(
         drawn = write_images(path, per_class, size, seed, lambda: bar.advance(task))
     console().print(
         f"{count} pictures of {len(CLASSES)} classes in {path}, {drawn} of them drawn now: {', '.join(DOMAINS)}; "
-        f"next: promptkit train coop --data {path} --domains photo --classes base",
+        f"next: promptkit train coop --backbone demo --data {path} --domains photo --classes base",
         soft_wrap=True,
     )

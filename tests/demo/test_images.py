@@ -80,6 +80,7 @@ def test_classes_can_be_told_apart():
 
 def test_demo_data_is_an_ordinary_folder(promptkit: Callable[..., object], tmp_path: Path):
     done = promptkit("demo-data", "pictures", "--per-class", 1, "--size", 32)
+    assert "next: promptkit train coop --backbone demo --data pictures " in done.out
     assert done.status == 0, done.err
     assert f"{len(CLASSES) * len(DOMAINS)} pictures" in done.out
     dataset = read_dataset(tmp_path / "pictures", [])
