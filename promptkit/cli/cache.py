@@ -55,9 +55,10 @@ def clear(
     """Delete what is kept, all of it or what the options choose; it is computed again when it is needed."""
     from promptkit.cli.console import console
     from promptkit.errors import OutputError
-    from promptkit.features.folder import cache_folder, select
+    from promptkit.features.folder import cache_folder, delete_leftovers, select
     from promptkit.features.shards import delete_unused, format_bytes
 
+    delete_leftovers()
     deleted, freed, in_use = 0, 0, 0
     for file in list(select(backbone, data, older_than * 86400)):
         try:

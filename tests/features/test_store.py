@@ -220,11 +220,13 @@ def test_a_kill_in_the_middle_of_writing_leaves_whole_shards_and_the_rest_goes(c
     assert all(file.is_whole for file in cached_files())
 
 
-def test_what_is_written_or_read_is_not_deleted(cache: Path) -> None:
+def test_what_is_written_or_read_is_not_deleted(cache: Path, promptkit: Callable[..., "Finished"]) -> None:
     writer = ShardWriter(cache / "features", "x", {})
-    delete_leftovers()
-    assert writer.fresh.exists()
-    assert not delete_unused(writer.fresh)
+    killed = cache / "features" / f".y{shards.SUFFIX}"
+    for left in (killed, killed.with_name(f"{killed.name}.0{shards.MARK}")):
+        left.touch()
+    assert "1 are in use by running processes and stay" in promptkit("cache", "clear").out
+    assert {path.name for path in writer.folder.iterdir()} == {writer.fresh.name, Path(writer.mark.lock_file).name}
     writer.put(names(1), rows_of(names(1)))
     shard = writer.finish()
     assert not delete_unused(shard.path)
