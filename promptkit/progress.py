@@ -27,7 +27,7 @@ class ProgressLines:
     def advance(self, units: int) -> None:
         self.done += units
         now = self.clock()
-        if self.console.is_terminal or now - self.said < INTERVAL:
+        if not units or self.console.is_terminal or now - self.said < INTERVAL:
             return
         self.said = now
         text = f"{self.what}: {self.done / self.total:.0%}"

@@ -1,14 +1,18 @@
 """What is said about work under way, away from a terminal."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from promptkit import progress
 from promptkit.progress import ProgressLines
+from promptkit.training.callbacks import EpochResult
+from promptkit.training.progress import TrainingProgress
 
 
 def test_a_line_a_minute() -> None:
@@ -23,6 +27,35 @@ def test_a_line_a_minute() -> None:
     assert said[-1] == "testing: 60%, about 3 min left"
 
 
+def test_bar_and_time_left_survive_many_terms_in_80_columns() -> None:
+    console = Console(
+        file=io.StringIO(),
+        width=80,
+        force_terminal=True,
+        highlight=False,
+        color_system="standard",
+        legacy_windows=False,
+    )
+    progress = TrainingProgress(console, "training run", 12_000, 50)
+    terms = {name: torch.tensor(1.25) for name in ("ce", "domain", "classes", "consistency", "distillation")}
+    progress.bar.start()
+    for _ in range(11):
+        progress.on_step(terms, 1024)
+    shown = "".join(part.text for part in console.render(progress.bar.get_renderable()))
+    progress.on_end()
+    line = shown.rstrip("\n")
+    assert "\n" not in line
+    assert len(line) <= 80
+    assert re.search(r"━{3,}.* 11264/600000 pictures .*\d:\d\d:\d\d ce 1", line)
+    figures = EpochResult(50, 50, 0.002, {name: 1.25 for name in terms}, 1.0, 12_000, 60.0, 0, [], 0.831)
+    console.file = io.StringIO()
+    progress.on_epoch(figures)
+    said = console.file.getvalue()
+    assert max(map(len, said.splitlines())) <= 80
+    values = [word for name in terms for word in (name, "1.2500")]
+    assert said.split() == ["epoch", "50/50", *values, "val", "83.1", "%", "lr", "0.002", "200.0", "img/s"]
+
+
 def test_training_and_testing_say_how_far_they_are(
     train: Callable[..., "Finished"],
     promptkit: Callable[..., "Finished"],
@@ -31,5 +64,7 @@ def test_training_and_testing_say_how_far_they_are(
 ) -> None:
     assert "training run: " not in train("coop", "--out", "run").out
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
-    assert "training run: 100%" in train("coop", "--out", "run", "--force").out
+    # Of the 32 pictures of an epoch the last 8 fill no batch.
+    said = train("coop", "--out", "run", "--force", "--batch-size", 12).out
+    assert re.findall(r"training run: (\d+)%", said) == ["25", "50", "75", "100"]
     assert "evaluating: 100%" in promptkit("eval", "run").err

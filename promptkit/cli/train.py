@@ -84,7 +84,7 @@ def train(
     except KeyboardInterrupt as error:
         if explained(error, registry):
             raise
-        metadata = inspect_run(out).metadata
+        metadata = None if run.folder.pending else inspect_run(out).metadata
         kept = f"{out} holds epoch {metadata.epoch}" if metadata else "nothing was saved yet"
         terminal.print(f"stopped; {kept}", soft_wrap=True)
         raise typer.Exit(130) from None

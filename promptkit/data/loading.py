@@ -231,12 +231,18 @@ def domain_labels(items: Sequence[Item], domains: Sequence[str]) -> Int[Tensor, 
     return torch.tensor([places.get(item.domain, -1) for item in items], dtype=torch.int64)
 
 
+def trained_on(images: int, batch_size: int) -> int:
+    """How many images an epoch trains on: a last short batch is dropped when there are at least `batch_size`."""
+    return images - images % batch_size if images >= batch_size else images
+
+
 def share(sampler: Sampler[Any], batch_size: int, shuffled: bool) -> Sampler[list[Any]]:
     """Batches of the sampler; in one of several processes, this one's part of each training batch.
 
     Raises ConfigError when the processes can't have equal parts.
     """
-    batches = BatchSampler(sampler, batch_size, drop_last=shuffled and len(sampler) >= batch_size)  # type: ignore[arg-type]
+    images = len(sampler)  # type: ignore[arg-type]
+    batches = BatchSampler(sampler, batch_size, drop_last=shuffled and trained_on(images, batch_size) < images)
     n = distributed.processes()
     if n == 1 or not shuffled:
         return batches

@@ -42,6 +42,8 @@ class RunFolder:
         self.lock = lock or FolderLock(path)
         self.state = path / STATE
         self.writes = distributed.rank() == 0
+        self.pending = b""
+        """The settings of a run that has begun and has nothing here yet."""
         status = run_status(path, held=True)  # of another process that trains now, `held` tells
         if status != "new" and not (force or resume):
             go_on = "go on with --resume, " if status == "stopped" else ""
@@ -61,11 +63,19 @@ class RunFolder:
             self.lock.release()
 
     def begin(self, config: RunConfig) -> None:
-        """Begin a new run here. What an old one left goes first: it never stands under other settings."""
-        self._drop(WEIGHTS)
-        self._drop(STATE)
-        self._replace(SETTINGS, tomli_w.dumps(config.to_tables()).encode())
-        self._replace(LOG, b"")
+        """Begin a new run here. One that is here already stays until the new one has something to be kept."""
+        self.pending = tomli_w.dumps(config.to_tables()).encode()
+        if run_status(self.path, held=True) == "new":
+            self._begin()
+
+    def _begin(self) -> None:
+        """What an old run left goes first: it never stands under other settings."""
+        if self.pending:
+            self._drop(WEIGHTS)
+            self._drop(STATE)
+            self._replace(SETTINGS, self.pending)
+            self._replace(LOG, b"")
+            self.pending = b""
 
     def resume(self, epoch: int) -> None:
         """Continue the log at an epoch: lines that the state knows nothing of are written again.
@@ -80,9 +90,11 @@ class RunFolder:
         self._replace(LOG, "".join(lines).encode())
 
     def save(self, learner: Learner, metadata: Metadata) -> None:
+        self._begin()
         self._replace(WEIGHTS, tensorfile.pack(learner.state_dict(), json.dumps(asdict(metadata))))
 
     def save_state(self, content: bytes) -> None:
+        self._begin()
         self._replace(STATE, content)
 
     def finish(self) -> None:
@@ -90,6 +102,7 @@ class RunFolder:
         self._drop(STATE)
 
     def log(self, line: Mapping[str, Any]) -> None:
+        self._begin()
         if self.writes:
             with writing(self.path / LOG, _HINT), (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

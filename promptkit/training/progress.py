@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 from torch import Tensor
 
 from promptkit import distributed
@@ -11,32 +13,41 @@ from promptkit.progress import ProgressLines
 from promptkit.training.callbacks import Callback, EpochResult
 
 
+class Terms(ProgressColumn):
+    """The loss terms, in the room that the other columns leave."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["terms"], no_wrap=True, overflow="ellipsis")
+
+
 class TrainingProgress(Callback):
     """How many of the images of all epochs are done, and, with `lines`, a line for every epoch.
 
-    `done` images were seen before, in a run that goes on. `what` says which run it is.
+    `images` are those that an epoch trains on; `done` were seen before, in a run that goes on. `what` says which run it is.
     """
 
     REFRESH = 10
     """Reading a loss off a GPU waits for it, so the terms on the bar are read every so many steps."""
 
-    def __init__(self, console: Console, what: str, images: int, done: int = 0, lines: bool = True) -> None:
+    def __init__(
+        self, console: Console, what: str, images: int, epochs: int, done: int = 0, lines: bool = True
+    ) -> None:
         self.console = console
-        self.minutes = ProgressLines(console, what, images, done)
+        self.images = images
+        self.minutes = ProgressLines(console, what, images * epochs, done)
         self.lines = lines
         self.steps = 0
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
             TextColumn("{task.completed:.0f}/{task.total:.0f} pictures"),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[terms]}"),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            Terms(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=images, completed=done, rate="", terms="")
+        self.task = self.bar.add_task("training", total=images * epochs, completed=done, rate="", terms="")
 
     def on_start(self) -> None:
         self.bar.start()
@@ -47,11 +58,14 @@ class TrainingProgress(Callback):
             speed = self.bar.tasks[0].speed
             self.bar.update(self.task, terms=shown, rate=f"{speed:.1f} img/s" if speed else "")
         self.steps += 1
-        everywhere = images * distributed.processes()
-        self.bar.advance(self.task, everywhere)
-        self.minutes.advance(everywhere)
+        self._advance(images * distributed.processes())
+
+    def _advance(self, images: int) -> None:
+        self.bar.advance(self.task, images)
+        self.minutes.advance(images)
 
     def on_epoch(self, result: EpochResult) -> None:
+        self._advance(result.epoch * self.images - self.minutes.done)  # those that could not be read
         if not self.lines:
             return
         terms = "  ".join(f"{name} {value:.4f}" for name, value in result.terms.items())
@@ -59,7 +73,7 @@ class TrainingProgress(Callback):
         self.console.print(
             f"epoch {result.epoch}/{result.epochs}  {terms}{val}  lr {result.lr:.2g}  "
             f"{result.images / result.seconds:.1f} img/s",
-            soft_wrap=True,
+            soft_wrap=not self.console.is_terminal,  # which would break it inside a number
         )
 
     def on_end(self) -> None:

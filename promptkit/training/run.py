@@ -15,7 +15,7 @@ from promptkit.build import build_learner, build_views, load_backbone, pick_devi
 from promptkit.components import Scene
 from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
-from promptkit.data.loading import Batches, worker_death_explained
+from promptkit.data.loading import Batches, trained_on, worker_death_explained
 from promptkit.data.selection import open_dataset, select_training, subset
 from promptkit.errors import ConfigError, PluginError
 from promptkit.registry import Registry, installed
@@ -148,19 +148,18 @@ class Run:
             console.print(f"{folder.path}: going on in epoch {at.epoch} after {at.batch} batches", soft_wrap=True)
         else:
             folder.begin(config)
-        seen = (trainer.loop.epoch - 1) * len(self.pictures.items) + trainer.loop.images * distributed.processes()
-        # Validation sets a figure that those after it show; what is shown or tracked is also saved.
+        images = trained_on(len(self.pictures.items), train.batch_size)
+        seen = (trainer.loop.epoch - 1) * images + trainer.loop.images * distributed.processes()
+        # Validation sets a figure that those after it show; what is shown or tracked was saved before.
         trainer.train(
             [
                 Validation(learner, subset(self.dataset, "val"), config.data.max_pixels, self.cache),
-                TrainingProgress(
-                    console, f"training {folder.path}", train.epochs * len(self.pictures.items), seen, lines
-                ),
                 EpochLog(folder),
-                self.trackers,
                 Saving(
                     folder, learner, metadata, lambda: state.pack(trainer, config, metadata.data), train.save_minutes
                 ),
+                self.trackers,
+                TrainingProgress(console, f"training {folder.path}", images, train.epochs, seen, lines),
                 *([watch] if watch else []),
             ]
         )

@@ -1,6 +1,7 @@
 """Disks that fill up, folders that vanish, workers that die: one clear message, and the last epoch whole."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from promptkit.config import resolve
 from promptkit.errors import OutputError
+from promptkit.registry import installed
 from promptkit.runs.checkpoint import LOG, WEIGHTS, read_metadata, read_tensors
 from promptkit.runs.folder import RunFolder
 from promptkit.runs.lock import FolderLock, is_locked
+from promptkit.training.run import Run
 
 Command = Callable[..., "Finished"]
 
@@ -236,3 +241,52 @@ def test_a_run_folder_in_the_api_says_why_it_cannot_be_written(tmp_path: Path, m
     line: dict[str, Any] = {"epoch": 1}
     with pytest.raises(OutputError, match="can't be written"):
         folder.log(line)
+
+
+# What was learned is never lost
+
+
+def test_an_epoch_is_saved_before_it_is_printed(images: Path, tmp_path: Path) -> None:
+    """As in `promptkit train ... | head -1`."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if "epoch 1" in text:
+                raise BrokenPipeError
+            return super().write(text)
+
+    flags = {"data.path": str(images), "backbone.name": "tiny", "backbone.weights": "none", "train.epochs": 2}
+    config = resolve(installed(), "coop", None, [], {**flags, "data.shots": 2, "train.workers": 0})
+    with pytest.raises(SystemExit):  # rich's
+        Run(config, tmp_path / "run").train(Console(file=Gone()))
+    assert read_metadata(tmp_path / "run").epoch == 1
+    resumed = Run(config, tmp_path / "run", resume=True)
+    resumed.train(Console(quiet=True))
+    assert read_metadata(tmp_path / "run").epoch == 2
+
+
+def test_a_run_that_is_replaced_stays_until_the_new_one_has_something(
+    train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+    assert train("coop", "--out", "run").status == 0
+    whole = files()
+    steep = ("--out", "run", "--force", "--lr", "1e38", "--set", "train.warmup_epochs=0", "--batch-size", "4")
+    done = train("coop", *steep)
+    assert done.status == 2
+    assert "(epoch 1)" in done.err
+    assert files() == whole
+    with monkeypatch.context() as patch:
+        patch.setattr("promptkit.training.trainer.Trainer.train", interrupted)
+        done = train("coop", "--out", "run", "--force", "--seed", "2")
+    assert (done.status, "nothing was saved yet" in done.out) == (130, True)
+    assert files() == whole
+    assert promptkit("eval", "run").status == 0
+    assert train("coop", "--out", "run", "--force", "--seed", "2").status == 0
+    assert [name for name, content in files().items() if whole[name] == content] == [".lock"]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
