@@ -5,6 +5,7 @@ import json
 import math
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
@@ -16,6 +17,17 @@ from annotated_types import Predicate
 from promptkit.errors import OutputError
 
 T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """$PROMPTKIT_CACHE, or where the platform keeps a user's caches."""
+    if chosen := os.environ.get("PROMPTKIT_CACHE"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/promptkit"
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "promptkit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptkit"
 
 
 def regular_file(path: Path, limit: int) -> int:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptkit import hooks
 from promptkit.errors import OutputError
-from promptkit.features.folder import cache_folder
-from promptkit.files import replace_file
+from promptkit.files import cache_folder, replace_file
 
 if TYPE_CHECKING:
     from promptkit.registry import Registry

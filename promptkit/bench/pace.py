@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import torch
-from torch import Tensor
 
 from promptkit.backbones.base import Backbone, FeatureSpec
 from promptkit.bench.plan import Training
@@ -95,7 +94,7 @@ class _Stopwatch(Callback):
         self.times: list[float] = []
         self.images: list[int] = []
 
-    def on_step(self, terms: Mapping[str, Tensor], images: int) -> None:
+    def on_step(self, terms: Mapping[str, float], images: int) -> None:
         self.times.append(self.clock())
         self.images.append(images)
 

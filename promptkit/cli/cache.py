@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from promptkit.cli import options
+from promptkit.files import cache_folder
 
 app = typer.Typer(help="What was kept of frozen image towers: list it, clear it.", no_args_is_help=True)
 
@@ -18,7 +19,7 @@ def list_(debug: options.Debug = False) -> None:
     from rich.table import Table
 
     from promptkit.cli.console import console, escape
-    from promptkit.features.folder import cache_folder, cached_files
+    from promptkit.features.folder import cached_files
     from promptkit.features.shards import format_bytes
 
     files = cached_files()
@@ -55,7 +56,7 @@ def clear(
     """Delete what is kept, all of it or what the options choose; it is computed again when it is needed."""
     from promptkit.cli.console import console
     from promptkit.errors import OutputError
-    from promptkit.features.folder import cache_folder, delete_leftovers, select
+    from promptkit.features.folder import delete_leftovers, select
     from promptkit.features.shards import delete_unused, format_bytes
 
     delete_leftovers()

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,22 +10,11 @@ from pathlib import Path
 
 from promptkit.errors import ConfigError
 from promptkit.features.shards import MARK, SUFFIX, Contents, DamagedShardError, Shard, delete_unused, is_alive
+from promptkit.files import cache_folder
 
 log = logging.getLogger("promptkit")
 
-FOLDER = "PROMPTKIT_CACHE"
 LIMIT = "PROMPTKIT_CACHE_GB"
-
-
-def cache_folder() -> Path:
-    """$PROMPTKIT_CACHE, or where the platform keeps a user's caches."""
-    if chosen := os.environ.get(FOLDER):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/promptkit"
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "promptkit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptkit"
 
 
 def feature_folder() -> Path:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from promptkit.data.images import Unreadable
 
 
@@ -43,8 +41,8 @@ class Callback:
     def on_start(self) -> None:
         """Before the first step."""
 
-    def on_step(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """After a step: the loss terms and metrics of its batch, detached, and its number of images in this process."""
+    def on_step(self, terms: Mapping[str, float], images: int) -> None:
+        """After a step: the loss terms and metrics of its batch, and its number of images in this process."""
 
     def on_epoch(self, result: EpochResult) -> None:
         """After an epoch; the learner is in evaluation mode."""

@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
-from torch import Tensor
 
 from promptkit import distributed
 from promptkit.progress import ProgressLines
@@ -26,9 +25,6 @@ class TrainingProgress(Callback):
     `images` are those that an epoch trains on; `done` were seen before, in a run that goes on. `what` says which run it is.
     """
 
-    REFRESH = 10
-    """Reading a loss off a GPU waits for it, so the terms on the bar are read every so many steps."""
-
     def __init__(
         self, console: Console, what: str, images: int, epochs: int, done: int = 0, lines: bool = True
     ) -> None:
@@ -36,7 +32,6 @@ class TrainingProgress(Callback):
         self.images = images
         self.minutes = ProgressLines(console, what, images * epochs, done)
         self.lines = lines
-        self.steps = 0
         self.bar = Progress(
             BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
             TextColumn("{task.completed:.0f}/{task.total:.0f} pictures"),
@@ -52,12 +47,11 @@ class TrainingProgress(Callback):
     def on_start(self) -> None:
         self.bar.start()
 
-    def on_step(self, terms: Mapping[str, Tensor], images: int) -> None:
-        if not self.bar.disable and self.steps % self.REFRESH == 0:
-            shown = "  ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
+    def on_step(self, terms: Mapping[str, float], images: int) -> None:
+        if not self.bar.disable:
+            shown = "  ".join(f"{name} {term:.3f}" for name, term in terms.items())
             speed = self.bar.tasks[0].speed
             self.bar.update(self.task, terms=shown, rate=f"{speed:.1f} img/s" if speed else "")
-        self.steps += 1
         self._advance(images * distributed.processes())
 
     def _advance(self, images: int) -> None:

@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
 from promptkit import distributed
 from promptkit.learner import Learner
 from promptkit.runs.checkpoint import Metadata
@@ -52,7 +50,7 @@ class Saving(Callback):
     def on_start(self) -> None:
         self.saved = time.monotonic()
 
-    def on_step(self, terms: Mapping[str, Tensor], images: int) -> None:
+    def on_step(self, terms: Mapping[str, float], images: int) -> None:
         # Several processes would have to agree on the time; they save after every epoch.
         if distributed.processes() == 1 and time.monotonic() - self.saved > self.seconds:
             self._save_state()

@@ -92,16 +92,17 @@ class Trainer:
                 continue
             at.step += 1
             batch = loaded.batch.to(self.device)
-            figures = self._forward_backward(batch)
+            terms, metrics = self._forward_backward(batch)
             if at.step == 1:
                 warn_unreached(self.learner)
-            at.norms += self._update()
+            figures, norm = self._update(terms, metrics)
+            at.norms += norm
             self.learner.step_end(at.step)
             at.steps_in_epoch += 1
 
             images = len(batch.label)
             for name, figure in figures.items():
-                at.sums[name] = at.sums.get(name, 0.0) + float(figure) * images
+                at.sums[name] = at.sums.get(name, 0.0) + figure * images
             at.images += images
             for callback in callbacks:
                 callback.on_step(figures, images)
@@ -111,8 +112,8 @@ class Trainer:
         self.learner.eval()
         return self._finish_epoch(rate, time.perf_counter() - started, unreadable)
 
-    def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms and metrics, detached; gradients of the terms reach the learner's own parameters and nothing else.
+    def _forward_backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss terms and metrics; gradients of the terms reach the learner's own parameters and nothing else.
 
         A device that runs out of memory is answered with smaller chunks, for as long as the backbone can make them. Not in
         one of several processes: the others would wait for what it has gathered already.
@@ -128,7 +129,6 @@ class Trainer:
                     with torch.no_grad():
                         metrics = as_tensors(self.learner.metrics(outputs), terms)
                 contract.check_differentiable(terms)
-                check_finite(terms, metrics, self.loop.step, self.loop.epoch)
                 self.learner.backward(terms)
             except torch.OutOfMemoryError as error:
                 if distributed.processes() > 1:
@@ -143,22 +143,29 @@ class Trainer:
                     ) from None
                 log.warning("out of memory at step %d; going on in smaller chunks", self.loop.step)
             else:
-                return {name: figure.detach() for name, figure in {**terms, **metrics}.items()}
+                return terms, metrics
 
-    def _update(self) -> float:
-        """Let the optimiser use the gradients of all processes; returns their norm before clipping.
+    def _update(self, terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> tuple[dict[str, float], float]:
+        """Let the optimiser use the gradients of all processes; returns the figures, and the norm before clipping.
 
-        Raises TrainingError when it is not finite; the parameters are as they were.
+        A step waits for its device once, here. Raises TrainingError naming the first loss term or metric that is not
+        finite, or the norm; the parameters are as they were.
         """
         distributed.average_gradients(self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or torch.inf).item()
-        if not math.isfinite(norm):
-            raise TrainingError(
-                f"the norm of the gradient is {norm} at step {self.loop.step} (epoch {self.loop.epoch})",
-                "try a smaller --lr",
-            )
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or torch.inf)
+        scalars = {**terms, **metrics, "": norm}
+        read = torch.stack([scalar.detach().to(torch.float64) for scalar in scalars.values()]).tolist()
+        figures = dict(zip(scalars, read, strict=True))
+        for name, figure in figures.items():
+            if not math.isfinite(figure):
+                kind = "loss term" if name in terms else "metric"
+                what = f"{kind} {name!r}" if name else "the norm of the gradient"
+                raise TrainingError(
+                    f"{what} is {figure} at step {self.loop.step} (epoch {self.loop.epoch})",
+                    "try a smaller --lr, or --set train.clip_grad=1" if name else "try a smaller --lr",
+                )
         self.optimizer.step()
-        return norm
+        return figures, figures.pop("")
 
     def _finish_epoch(self, rate: float, seconds: float, unreadable: list[Unreadable]) -> EpochResult:
         at = self.loop
@@ -253,18 +260,6 @@ def as_tensors(metrics: Mapping[str, Tensor | float], terms: Mapping[str, Tensor
         if name in terms:
             raise PluginError(f"the metric {name!r} has the name of a loss term", "give it another in metrics()")
     return tensors
-
-
-def check_finite(terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor], step: int, epoch: int) -> None:
-    """Raises TrainingError naming the first loss term or metric that is not finite."""
-    figures = {**terms, **metrics}
-    finite = torch.isfinite(torch.stack([figure.detach() for figure in figures.values()]))
-    if not finite.all():
-        name = list(figures)[int(finite.int().argmin())]
-        raise TrainingError(
-            f"{'loss term' if name in terms else 'metric'} {name!r} is {figures[name].item()} at step {step} (epoch {epoch})",
-            "try a smaller --lr, or --set train.clip_grad=1",
-        )
 
 
 def warn_unreached(learner: Learner) -> None:

@@ -4,9 +4,11 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.build import build_learner, build_views
@@ -43,7 +45,7 @@ class Recorder(Callback):
     def on_start(self) -> None:
         self.calls.append("start")
 
-    def on_step(self, terms: Mapping[str, torch.Tensor], images: int) -> None:
+    def on_step(self, terms: Mapping[str, float], images: int) -> None:
         self.calls.append("step")
 
     def on_epoch(self, result: EpochResult) -> None:
@@ -202,3 +204,31 @@ def test_what_a_learner_keeps_of_the_images_is_finite_or_not_saved(
     assert done.status == 2
     assert "prompts.ctx is not finite before the first step" in done.err
     assert not (tmp_path / "run/learner.safetensors").exists()
+
+
+class Reads(TorchDispatchMode):
+    """Counts the scalars that Python reads off a tensor, each of which would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recipe", ["coop", "gopro"])
+def test_a_step_waits_for_its_device_once(images: Path, recipe: str) -> None:
+    running = trainer(images, recipe, epochs=1)
+    counts: list[int] = []
+
+    class Counted(Recorder):
+        def on_step(self, terms: Mapping[str, float], images: int) -> None:
+            counts.append(reads.count)
+
+    with Reads() as reads:
+        running.train([Counted()])
+    # The figures of a step are read as one list; between two steps nothing else is read.
+    assert len(counts) > 2
+    assert counts[-1] == counts[0]
