@@ -10,7 +10,7 @@ from promptkit.components import Loss, Scene, Views
 from promptkit.config import RunConfig
 from promptkit.errors import ConfigError, PluginError
 from promptkit.learner import Learner, Recipe
-from promptkit.registry import Registry
+from promptkit.registry import SLOT_KINDS, Registry
 from promptkit.settings import BackboneSettings
 from promptkit.tensors import Outputs
 
@@ -55,7 +55,7 @@ def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train:
     Without `to_train`, what only training needs is not built. Raises ConfigError when an option has no sensible meaning
     for this backbone or these classes, and when a component needs another than stands in a slot.
     """
-    classes = {slot: registry.get(slot, chosen.name) for slot, chosen in config.components.items()}
+    classes = {slot: registry.component(slot, chosen.name) for slot, chosen in config.components.items()}
     for slot in ("learner", *(["loss"] if to_train else [])):
         _check_needs(config, registry, slot)
 
@@ -68,17 +68,21 @@ def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train:
         loss = component("loss") if to_train else Untrained(config.components["loss"].options, scene)
         options = config.components["learner"].options
         learner: Learner = classes["learner"](options, scene, prompts, projector, loss)
+    learner.test_views = classes["test_views"](config.components["test_views"].options, scene.backbone.image)
+    learner.seed = config.train.seed
     return learner.to(scene.backbone.device)
 
 
 def _check_needs(config: RunConfig, registry: Registry, slot: str) -> None:
     """Raises ConfigError when what stands in another slot is not what the component of this one needs."""
     chosen = config.components[slot].name
-    for other, needed in registry.get(slot, chosen).needs.items():
+    for other, needed in registry.component(slot, chosen).needs.items():
         there = config.components[other].name
-        if issubclass(registry.get(other, there), needed):
+        if issubclass(registry.component(other, there), needed):
             continue
-        fitting = [name for name, entry in registry.entries[other].items() if issubclass(entry.value, needed)]
+        fitting = [
+            name for name, entry in registry.entries[SLOT_KINDS[other]].items() if issubclass(entry.value, needed)
+        ]
         ways = [f"{other}={name}" for name in sorted(fitting)] + [f"{slot}={getattr(Recipe, slot)}"]
         raise ConfigError(
             f"{slot} {chosen!r} needs {needed.__name__} in the slot {other}, where {there!r} stands",

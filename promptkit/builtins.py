@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from promptkit.backbones.base import Backbone
-from promptkit.components import Loss, PipelineViews, Projector, TemplatePrompts
+from promptkit.components import Loss, PipelineViews, PlainViews, Projector, TemplatePrompts
 from promptkit.data.coop import COOP
 from promptkit.data.generalization import GENERALIZATION
 from promptkit.hooks import (
@@ -83,6 +83,7 @@ def register_projectors(register: RegisterProjector) -> None:
 @hookimpl
 def register_views(register: RegisterViews) -> None:
     register("standard", StandardViews)
+    register("plain", PlainViews)
 
 
 @hookimpl

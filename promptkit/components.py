@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
 from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
@@ -241,13 +242,15 @@ class Projector(nn.Module):
 class Views(ABC):
     """Makes the views of one picture. Runs in the data workers, so it has to pickle.
 
-    All randomness comes from the generator that it is handed, which depends on seed, epoch and picture alone: the
-    number of workers changes nothing.
+    All randomness comes from the generator that it is handed: in training it depends on seed, epoch and picture alone, in
+    the slot `test_views` on seed and picture. The number of workers changes nothing.
     """
 
     Options: ClassVar[type] = NoOptions
-    names: ClassVar[tuple[str, ...]] = ("image",)
+    names: tuple[str, ...] = ("image",)
     """What `__call__` returns; "image" is always among them."""
+    draws: ClassVar[bool] = True
+    """Does it draw from its generator? If not, what is kept of its views serves every seed."""
 
     def __init__(self, options: Any, image: ImageSpec) -> None:
         self.options = options
@@ -256,6 +259,31 @@ class Views(ABC):
     @abstractmethod
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """From an RGB picture (H W 3, uint8) to one float32 array (3 H W) per name, normalised by the spec."""
+
+
+class PlainViews(Views):
+    """As open_clip itself prepares a picture for evaluation, pixel by pixel."""
+
+    draws = False
+
+    def __init__(self, options: Any, image: ImageSpec) -> None:
+        super().__init__(options, image)
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        self.transform = image_transform_v2(
+            PreprocessCfg(
+                size=image.size,
+                mean=image.mean,
+                std=image.std,
+                interpolation=image.interpolation,
+                resize_mode=image.resize_mode,
+            ),
+            is_train=False,
+        )
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        made: np.ndarray = self.transform(Image.fromarray(image)).numpy()
+        return {"image": made}
 
 
 class PipelineViews(Views):

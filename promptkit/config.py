@@ -1,7 +1,7 @@
 """Settings: where they come from, how they are checked, how a run file holds them.
 
-The slots `data`, `backbone` and `train` are declared in `promptkit.settings`; `learner`, `prompts`, `projector`, `views` and
-`loss` have the options of the component in that slot. Precedence, last wins:
+The slots `data`, `backbone` and `train` are declared in `promptkit.settings`; those of `SLOT_KINDS` have
+the options of the component in that slot. Precedence, last wins:
 
     dataclass default < templates of data.dataset < Recipe.settings < Recipe.datasets[data.dataset] < run file (TOML)
     < --set slot.field=value and the command's own options
@@ -18,7 +18,7 @@ from typing import Any
 from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.files import regular_file
 from promptkit.learner import Recipe
-from promptkit.registry import Registry
+from promptkit.registry import SLOT_KINDS, Registry
 from promptkit.settings import (
     SLOTS,
     BackboneSettings,
@@ -34,7 +34,7 @@ from promptkit.settings import (
 MAX_RUN_FILE = 2**20
 """Bytes."""
 
-COMPONENT_SLOTS = ("learner", "prompts", "projector", "views", "loss")
+COMPONENT_SLOTS = tuple(SLOT_KINDS)
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,12 @@ def resolve(
         if not isinstance(filed, str):
             raise ConfigError(f"run file: {slot}.name is {filed!r}, expected a component's name")
         names[slot] = swapped.get(slot, filed)
+        if names[slot] != filed:  # its options are those of another
+            from_file = {key: value for key, value in from_file.items() if not key.startswith(f"{slot}.")}
 
     classes: dict[str, type] = dict(SLOTS)
     for slot, name in names.items():
-        classes[slot] = registry.get(slot, name).Options
+        classes[slot] = registry.component(slot, name).Options
     given: dict[str, Any] = {**from_file, **typed, **(flags or {})}
     dataset = str(given.get("data.dataset", recipe.settings.get("data.dataset", "")))
     # A recipe's settings for a slot belong to the component it names there: they fall away when another takes its place.

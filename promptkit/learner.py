@@ -2,14 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit.backbones.base import FeatureSpec
-from promptkit.components import Loss, NoOptions, Projector, PromptGenerator, Scene, template_features
+from promptkit.components import (
+    Loss,
+    NoOptions,
+    PlainViews,
+    Projector,
+    PromptGenerator,
+    Scene,
+    Views,
+    template_features,
+)
 from promptkit.errors import ConfigError, PluginError
 from promptkit.tensors import Batch, ClassTokens, ImageFeatures, Outputs, Teacher, View
 
@@ -29,6 +38,8 @@ class Learner(nn.Module):
     """What has to stand in other slots, such as {"prompts": MyPrompts}; checked when the learner is built."""
     needs_patches: ClassVar[bool] = False
     """Does `logits` look at `View.patches`?"""
+    adapts: ClassVar[Literal["", "episodic", "online", "transductive"]] = ""
+    """What `predict` does with test pictures beside answering: see `predict`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Raises PluginError for a class that makes image features in its own way and does not say what it reads."""
@@ -45,6 +56,10 @@ class Learner(nn.Module):
         """`loss` gives no terms where the learner is built to predict alone."""
         super().__init__()
         self.options = options
+        self.test_views: Views = PlainViews(NoOptions(), scene.backbone.image)
+        """What pictures to predict are prepared with."""
+        self.seed = 1
+        """What test views are drawn from, and the order of a stream of test pictures."""
         self.prompts = prompts
         self.projector = projector
         self.loss = loss
@@ -105,10 +120,21 @@ class Learner(nn.Module):
     def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
         """Logits of the current classes, from the view "image". A text that depends on no image is encoded once.
 
+        A learner that `adapts` at test time says how in its own `predict`, which has to enable gradients by itself:
+
+        * "episodic": each picture is answered by itself, many views of it if `test_views` makes them, and leaves no trace.
+        * "online": the pictures come in the order of a stream, drawn from the seed. What is kept of them is gone after
+          `reset`, and an answer depends on the pictures before it alone, not on where batches end.
+        * "transductive": the batch holds all pictures of a domain, as features.
+
         Args:
-            batch: Images as pixels, or as the features that `required_features` asks for.
+            batch: Images as pixels, or as the features that `required_features` asks for. Labels are -1.
         """
+        if batch.features is None:
+            batch = replace(batch, views={"image": batch.views["image"]})
         features = self.image_features(batch)
+        if len(features.views) > 1:
+            features = features.split()["image"]
         if self.prompts.conditional or self.training:
             text = self.encode_text(features)
         else:
@@ -192,6 +218,9 @@ class Learner(nn.Module):
             "bd,bcd->bc", image, text.mean(2).expand(image.shape[0], -1, -1)
         )
 
+    def reset(self) -> None:
+        """Forget all test pictures. Called before the first picture of every domain."""
+
     def start(self, batches: Iterable[Batch]) -> None:
         """Called once before the first step. `batches` holds each training picture once, read as it is iterated.
 
@@ -253,6 +282,7 @@ class Recipe:
     loss: str = "cross-entropy"
     projector: str = "identity"
     learner: str = "plain"
+    test_views: str = "plain"
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """Defaults by `slot.field`, such as {"train.epochs": 50, "prompts.n_ctx": 4}."""
     datasets: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)

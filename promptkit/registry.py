@@ -36,6 +36,16 @@ log = logging.getLogger("promptkit")
 PATIENCE = 5.0
 """Seconds after which a plugin that is being imported is named."""
 
+SLOT_KINDS = {
+    "learner": "learner",
+    "prompts": "prompts",
+    "projector": "projector",
+    "views": "views",
+    "loss": "loss",
+    "test_views": "views",
+}
+"""Every slot that a component stands in, and the kind of it."""
+
 _BASES: dict[str, type] = {
     "learner": Learner,
     "prompts": PromptGenerator,
@@ -85,6 +95,10 @@ class Registry:
     def get(self, kind: str, name: str) -> Any:
         """What is registered under a name. Raises UnknownNameError with the nearest one."""
         return self.entry(kind, name).value
+
+    def component(self, slot: str, name: str) -> Any:
+        """The class that stands under a name in a slot. Raises UnknownNameError with the nearest one."""
+        return self.get(SLOT_KINDS[slot], name)
 
     def entry(self, kind: str, name: str) -> Entry:
         known = self.entries[kind]

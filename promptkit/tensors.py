@@ -11,7 +11,7 @@ Axis letters, the same everywhere:
 Shapes are jaxtyping annotations. The test suite executes them; at run time they cost nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +41,20 @@ class ImageFeatures:
         patches = None if self.patches is None else self.patches.to(device, non_blocking=True)
         intermediates = tuple(intermediate.to(device, non_blocking=True) for intermediate in self.intermediates)
         return ImageFeatures(self.pooled.to(device, non_blocking=True), patches, intermediates, self.views)
+
+    @staticmethod
+    def together(parts: "Sequence[ImageFeatures]") -> "ImageFeatures":
+        """Those of several batches in the same views, one after the other. At least one."""
+        split = [part.split() for part in parts]
+        seen = [part[name] for name in parts[0].views for part in split]  # view by view
+        patches = [part.patches for part in seen if part.patches is not None]
+        intermediates = zip(*(part.intermediates for part in seen), strict=True)
+        return ImageFeatures(
+            torch.cat([part.pooled for part in seen]),
+            torch.cat(patches) if patches else None,
+            tuple(torch.cat(block) for block in intermediates),
+            parts[0].views,
+        )
 
     def split(self) -> dict[str, "ImageFeatures"]:
         """The features of each view."""

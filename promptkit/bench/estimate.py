@@ -141,7 +141,7 @@ class Estimate:
             return 0
         assert pace.spec is not None
         loading = replace(training.config.loading, batch_size=LoaderSettings.batch_size)
-        source = Source.evaluation(data.items, data.root, pace.spec.backbone.image, loading)
+        source = Source.evaluation(data.items, data.root, pace.views, training.config.train.seed, loading)
         missing = count_missing(source, [pace.spec])
         if not missing:
             self._encoded.add(key)

@@ -11,7 +11,7 @@ import torch
 from promptkit.backbones.base import Backbone, FeatureSpec
 from promptkit.bench.plan import Training
 from promptkit.build import build_learner, build_views
-from promptkit.components import Scene
+from promptkit.components import Scene, Views
 from promptkit.data.loading import Batches, Loaded, default_workers, eval_loader
 from promptkit.data.selection import subset
 from promptkit.features.sources import is_cacheable
@@ -43,6 +43,8 @@ class Pace:
     """For an image that is tested, and each class."""
     spec: FeatureSpec | None
     """What it reads of the cache; without, `predict` includes the image tower."""
+    views: Views
+    """What test pictures are prepared with."""
 
 
 def measure(
@@ -107,10 +109,12 @@ def _seconds_per_image(learner: Learner, batches: Batches, settings: TrainSettin
 
 def _test(learner: Learner, training: Training, step: float | None, cache: bool, clock: Clock) -> Pace:
     backbone, n_classes = learner.scene.backbone, len(learner.classnames)
-    items = subset(training.dataset, "train").items[: LoaderSettings.batch_size]
-    loading = LoaderSettings(workers=0, max_pixels=training.config.loading.max_pixels)
+    views = learner.test_views
+    few = max(1, LoaderSettings.batch_size // len(views.names))
+    items = subset(training.dataset, "train").items[:few]
+    loading = LoaderSettings(few, workers=0, max_pixels=training.config.loading.max_pixels)
     started = clock()
-    batch = next(loaded.batch for loaded in eval_loader(items, backbone.image, loading) if loaded.batch is not None)
+    batch = next(loaded.batch for loaded in eval_loader(items, views, loading) if loaded.batch is not None)
     read = clock() - started
     batch, n = batch.to(backbone.device), len(batch.label)
     spec = learner.required_features() if cache else None
@@ -118,7 +122,7 @@ def _test(learner: Learner, training: Training, step: float | None, cache: bool,
     encode = 0.0
     if spec:
         started = clock()
-        features = spec.encode(batch.views["image"])
+        features = replace(spec.encode(torch.cat(list(batch.views.values()))), views=tuple(batch.views))
         features.pooled.cpu()
         encode = clock() - started
         batch = Batch(NoPixels(), batch.label, features)
@@ -138,6 +142,7 @@ def _test(learner: Learner, training: Training, step: float | None, cache: bool,
         max(0.0, first - predict) / n_classes,
         (predict if spec else both) / n / n_classes,
         spec,
+        views,
     )
 
 

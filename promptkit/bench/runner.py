@@ -23,7 +23,7 @@ from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.data.images import warn_unreadable
 from promptkit.data.layouts import Dataset
 from promptkit.errors import ConfigError, OutputError, PromptkitError
-from promptkit.evaluation.evaluate import evaluate
+from promptkit.evaluation.evaluate import evaluate, work
 from promptkit.faults import explained
 from promptkit.learner import Learner
 from promptkit.metrics import Scores
@@ -234,8 +234,8 @@ class Runner:
         assert data is not None
         settings = wanted[0][0].config
         try:
-            work = (1 + len(learners)) * len(data.items)
-            with reported(self.console, f"testing on {target}", work) as advance:
+            todo = work(learners, data)
+            with reported(self.console, f"testing on {target}", todo) as advance:
                 found = evaluate(
                     learners,
                     data,

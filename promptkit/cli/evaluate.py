@@ -50,7 +50,7 @@ def evaluate(
     warn_broken(registry)
     settings = parsed(EvalSettings, {key.removeprefix("eval."): given[key] for key in given if key.startswith("eval.")})
     opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")})
-    work = (1 + len(opened.learners)) * len(opened.dataset.items)
+    work = evaluation.work(opened.learners, opened.dataset)
     with reported(Console(stderr=True, quiet=RANK > 0), "evaluating", work) as advance:
         found = evaluation.evaluate(
             opened.learners,

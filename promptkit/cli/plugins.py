@@ -98,11 +98,12 @@ def _show_settings(console: "Console", registry: "Registry", config: "RunConfig"
     from promptkit import __version__
     from promptkit.cli.console import escape
     from promptkit.offered import DISTRIBUTION
+    from promptkit.registry import SLOT_KINDS
     from promptkit.settings import option_fields
 
     table = _options_table("setting")
     for slot, component in config.components.items():
-        entry = registry.entry(slot, component.name)
+        entry = registry.entry(SLOT_KINDS[slot], component.name)
         origin = f"{escape(entry.summary)}\nfrom {entry.package} {entry.version}"
         table.add_row(f"[bold]{slot}[/]", "component", component.name, origin)
         for option in option_fields(type(component.options)):

@@ -1,11 +1,12 @@
 """Pictures -> arrays -> batches. What comes out depends on seed, epoch and picture alone, not on the workers."""
 
+import hashlib
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,13 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from jaxtyping import Int
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from promptkit import distributed
-from promptkit.backbones.base import ImageSpec
 from promptkit.components import Views
 from promptkit.data.images import Unreadable, try_image
 from promptkit.data.layouts import Item
@@ -96,36 +95,18 @@ class TrainingImages(TorchDataset[Sample | Unreadable]):
         image = try_image(item.path, self.min_side, self.max_pixels)
         if isinstance(image, Unreadable):
             return image
-        try:
-            views = self.views(image, np.random.default_rng((self.seed, epoch, index)))
-        except SystemExit as error:  # it would end a worker, or the program, without a word
-            raise RuntimeError(f"{type(self.views).__name__} raised SystemExit") from error
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(pixels)) for name, pixels in views.items()}
-        return Sample(tensors, item.label, index)
-
-
-def evaluation_transform(image: ImageSpec) -> Callable[[Image.Image], Tensor]:
-    """open_clip's own way from a picture to pixels (3 H W) for evaluation."""
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    config = PreprocessCfg(
-        size=image.size,
-        mean=image.mean,
-        std=image.std,
-        interpolation=image.interpolation,
-        resize_mode=image.resize_mode,
-    )
-    transform: Callable[[Image.Image], Tensor] = image_transform_v2(config, is_train=False)
-    return transform
+        made = make_views(self.views, image, np.random.default_rng((self.seed, epoch, index)))
+        return Sample(made, item.label, index)
 
 
 class EvaluationImages(TorchDataset[Sample | Unreadable]):
-    """Pictures as open_clip itself prepares them for evaluation, pixel by pixel; the only view is "image"."""
+    """Pictures in views that depend on seed and picture alone, whatever its place and path."""
 
-    def __init__(self, items: Sequence[Item], image: ImageSpec, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, items: Sequence[Item], views: Views, seed: int, max_pixels: int = MAX_PIXELS) -> None:
         self.items = items
+        self.views = views
+        self.seed = seed
         self.max_pixels = max_pixels
-        self.transform = evaluation_transform(image)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -135,7 +116,22 @@ class EvaluationImages(TorchDataset[Sample | Unreadable]):
         image = try_image(item.path, max_pixels=self.max_pixels)
         if isinstance(image, Unreadable):
             return image
-        return Sample({"image": self.transform(Image.fromarray(image))}, item.label, index)
+        return Sample(views_to_test(self.views, image, self.seed), item.label, index)
+
+
+def views_to_test(views: Views, image: np.ndarray, seed: int) -> dict[str, Tensor]:
+    """The views of a picture to predict from, each (3 H W)."""
+    drawn = int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest()) if views.draws else 0
+    return make_views(views, image, np.random.default_rng((seed, drawn)))
+
+
+def make_views(views: Views, image: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+    """What views make of a picture, each (3 H W). Raises RuntimeError where they raise SystemExit."""
+    try:
+        made = views(image, rng)
+    except SystemExit as error:  # it would end a worker, or the program, without a word
+        raise RuntimeError(f"{type(views).__name__} raised SystemExit") from error
+    return {name: torch.from_numpy(np.ascontiguousarray(pixels)) for name, pixels in made.items()}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -275,10 +271,10 @@ def train_loader(
 
 
 def eval_loader(
-    items: Sequence[Item], image: ImageSpec, settings: LoaderSettings, *, pin_memory: bool = False
+    items: Sequence[Item], views: Views, settings: LoaderSettings, *, seed: int = 1, pin_memory: bool = False
 ) -> Loader:
-    """Every item once, in order, as open_clip prepares it. Raises DataError when there are no items."""
-    return Loader(EvaluationImages(items, image, settings.max_pixels), settings, pin_memory)
+    """Every item once, in order, in views drawn from the seed. Raises DataError when there are no items."""
+    return Loader(EvaluationImages(items, views, seed, settings.max_pixels), settings, pin_memory)
 
 
 def default_workers(images: int) -> int:

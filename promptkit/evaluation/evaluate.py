@@ -1,7 +1,7 @@
 """Evaluate several learners on the same images: each image is read once and each image tower runs once."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import worker_death_explained
 from promptkit.errors import DataError, EvaluationError, OutputError
+from promptkit.evaluation.passes import Pass, groups, make_pass
 from promptkit.features.cache import cached_features
-from promptkit.features.sources import Source, is_cacheable
+from promptkit.features.sources import is_cacheable
 from promptkit.learner import Learner
 from promptkit.metrics import STANDARD, Metric, Predictions, Scores
 from promptkit.settings import LoaderSettings
-from promptkit.tensors import Batch, NoPixels
+from promptkit.tensors import Batch, ImageFeatures, NoPixels
 
 log = logging.getLogger("promptkit")
 
@@ -33,6 +34,11 @@ class Evaluation:
     predictions: Mapping[str, Mapping[str, Predictions]]
     """`index` counts the images of the domain, as `Dataset.by_domain` has them."""
     unreadable: Sequence[Unreadable]
+
+
+def work(learners: Mapping[str, Learner], dataset: Dataset) -> int:
+    """What `on_batch` hears of, over the processes."""
+    return (len(groups(learners)) + len(learners)) * len(dataset.items)
 
 
 def evaluate(
@@ -52,7 +58,7 @@ def evaluate(
         cache: Keep what the image towers see for the next time; a learner that needs pixels always reads the images.
         metrics: What to compute of the answers.
         on_batch: Called with the number of images that were encoded or found in the cache, and for each learner with
-            the number that it classified: all in all, 1 + learners times the images.
+            the number that it classified: all in all, `work` of them.
 
     Raises:
         DataError: When no image of a domain is readable, or with `loading.strict` at the first that is not.
@@ -60,24 +66,22 @@ def evaluate(
             one for each of its classes.
         WorkerError: When a data worker dies.
     """
-    image = next(iter(learners.values())).scene.backbone.image
     labels = {name: _labels(name, learner, dataset) for name, learner in learners.items()}
     items = dataset.by_domain()
     answers: dict[str, dict[str, Predictions]] = {name: {} for name in learners}
     unreadable: dict[Path, Unreadable] = {}
-    rank, n = distributed.rank(), distributed.processes()
     for domain, images in items.items():
-        source = Source.evaluation(images[rank::n], dataset.root, image, loading)
-        with worker_death_explained():
-            own, left_out = _predict_all(learners, labels, source, loading.batch_size, cache, on_batch)
-        unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
-        # Every process saw every n-th image, once, and now all know what the others saw.
-        gathered = distributed.gather_objects([own])
-        for row, name in enumerate(learners):
-            batches = [(first, batch) for first, rows in enumerate(gathered) for batch in rows[row]]
-            if batches:
-                parts = [replace(batch, index=first + n * batch.index) for first, batch in batches]
-                answers[name][domain] = Predictions.together(parts)
+        for group in groups(learners):
+            for learner in group.values():
+                learner.reset()
+            asked = make_pass(group, images, dataset.root, loading)
+            with worker_death_explained():
+                own, left_out = _predict_all(asked, domain, labels, cache, on_batch)
+            unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
+            gathered = distributed.gather_objects([own] if asked.answers else [])
+            for name in group:
+                if parts := [part for found in gathered for part in found[name]]:
+                    answers[name][domain] = Predictions.together(parts)
     if empty := [domain for domain in items if any(domain not in found for found in answers.values())]:
         raise DataError(
             f"no readable picture to evaluate in {', '.join(empty)}", "choose others with --domains or --split"
@@ -104,53 +108,101 @@ def _labels(name: str, learner: Learner, dataset: Dataset) -> Tensor:
 
 
 def _predict_all(
-    named: Mapping[str, Learner],
-    labels: Mapping[str, Tensor],
-    source: Source,
-    batch_size: int,
-    cache: bool,
-    on_batch: Callable[[int], None],
-) -> tuple[list[list[Predictions]], Sequence[Unreadable]]:
+    asked: Pass, domain: str, labels: Mapping[str, Tensor], cache: bool, on_batch: Callable[[int], None]
+) -> tuple[dict[str, list[Predictions]], Sequence[Unreadable]]:
     """The predictions of each learner, batch by batch, and the images that were not readable."""
-    names, learners = list(named), list(named.values())
-    answers: list[list[Predictions]] = [[] for _ in learners]
+    source, learners = asked.source, asked.learners
+    answers: dict[str, list[Predictions]] = {name: [] for name in learners}
     if not source.items:
         return answers, []
     label = torch.tensor([item.label for item in source.items])
-    own = [labels[name][label] for name in names]
-    cached = [(spec, rows) for spec, rows in _by_spec(learners) if spec and is_cacheable(spec)] if cache else []
+
+    def ask(name: str, batch: Batch, index: Tensor) -> None:
+        learner = learners[name]
+        domains = learner.scene.domains
+        place = torch.full_like(batch.domain, domains.index(domain) if domain in domains else -1)
+        with torch.no_grad():
+            logits = learner.predict(replace(batch, domain=place).to(learner.scene.backbone.device))
+        check_logits(name, learner, logits, [source.items[i].path for i in index.tolist()])
+        answers[name].append(Predictions.of(logits, labels[name][label[index]], asked.places[index]))
+
+    by_spec = _by_spec(learners)
+    keep = cache and source.can_be_kept
+    cached = [(spec, names) for spec, names in by_spec if spec and is_cacheable(spec)] if keep else []
     unreadable: Sequence[Unreadable] = []
     try:
         opened = cached_features(source, [spec for spec, _ in cached], on_batch)
     except OutputError as error:
         log.warning("%s; evaluated without keeping features", error.message)
         cached, opened = [], []
-    for features, (spec, rows) in zip(opened, cached, strict=True):
+    for features, (_, names) in zip(opened, cached, strict=True):
         unreadable = features.unreadable
         readable = features.readable.nonzero()[:, 0]
-        for index in torch.split(readable, batch_size) if len(readable) else ():
-            batch = Batch(NoPixels(), label[index], features.features(index)).to(spec.backbone.device)
-            for row in rows:
-                logits = learners[row].predict(batch)
-                check_logits(names[row], learners[row], logits, [source.items[i].path for i in index.tolist()])
-                answers[row].append(Predictions.of(logits, own[row][index], index))
+        for index in torch.split(readable, asked.batch_size) if len(readable) else ():
+            batch = _unlabelled(NoPixels(), features.features(index))
+            for name in names:
+                ask(name, batch, index)
                 on_batch(len(index))
-    others = [row for row in range(len(learners)) if not any(row in rows for _, rows in cached)]
+    others = [(spec, names) for spec, names in by_spec if (spec, names) not in cached]
     if others:
         unreadable = []
-        for loaded in source.loader(source.items):
-            unreadable = [*unreadable, *loaded.unreadable]
-            if not cached:
-                on_batch(len(loaded.index) + len(loaded.unreadable))
-            on_batch(len(others) * (len(loaded.index) + len(loaded.unreadable)))
-            if loaded.batch is not None:
-                together = predict_together([learners[row] for row in others], loaded.batch)
-                for row, scored in zip(others, together, strict=True):
-                    check_logits(
-                        names[row], learners[row], scored, [source.items[i].path for i in loaded.index.tolist()]
-                    )
-                    answers[row].append(Predictions.of(scored, own[row][loaded.index], loaded.index))
+        for index, left_out, batches in _shown(asked, [spec for spec, _ in others]):
+            unreadable = [*unreadable, *left_out]
+            count = len(index) + len(left_out)
+            on_batch(count * (sum(len(names) for _, names in others) + (not cached)))
+            for (_, names), batch in zip(others, batches, strict=False):  # no batch where nothing was readable
+                for name in names:
+                    ask(name, batch, index)
     return answers, unreadable
+
+
+Shown = tuple[Tensor, tuple[Unreadable, ...], list[Batch]]
+"""Where images stand in the source, those that were not readable, and the batch for each spec (none if none was)."""
+
+
+@torch.no_grad()
+def _shown(asked: Pass, specs: Sequence[FeatureSpec | None]) -> Iterator[Shown]:
+    """Batches read from the images. Raises EvaluationError where a whole domain would be one batch of pixels."""
+    if asked.whole and None in specs:
+        raise EvaluationError(
+            "a learner that answers about all pictures of a domain at once needs them as features",
+            "return what it reads from required_features()",
+        )
+    batches = (
+        (loaded.index, loaded.unreadable, [_seen(loaded.batch, spec) for spec in specs] if loaded.batch else [])
+        for loaded in asked.source.loader(asked.source.items)
+    )
+    if not asked.whole:
+        yield from batches
+        return
+    parts = list(batches)
+    columns = zip(*(batches for _, _, batches in parts if batches), strict=True)
+    yield (
+        torch.cat([index for index, _, _ in parts]),
+        tuple(one for _, unreadable, _ in parts for one in unreadable),
+        [_unlabelled(NoPixels(), ImageFeatures.together([batch.features for batch in column])) for column in columns],
+    )
+
+
+def _seen(batch: Batch, spec: FeatureSpec | None) -> Batch:
+    """A batch of pixels with what is read of them; a pass of the frozen tower serves every learner that needs no more."""
+    if spec is None:
+        return _unlabelled(batch.views)
+    features = spec.encode(torch.cat(list(batch.views.values())))
+    return _unlabelled(batch.views, replace(features, views=tuple(batch.views)))
+
+
+@torch.no_grad()
+def predict_pixels(learner: Learner, batch: Batch) -> Float[Tensor, "B C"]:
+    """What a learner answers about pictures in its test views."""
+    batch = batch.to(learner.scene.backbone.device)
+    return learner.predict(_seen(batch, learner.required_features()))
+
+
+def _unlabelled(views: Mapping[str, Tensor], features: ImageFeatures | None = None) -> Batch:
+    """What is handed to `Learner.predict`: no learner is told the answers."""
+    n = len(views["image"]) if features is None else len(features.pooled) // len(features.views)
+    return Batch(views, torch.full((n,), -1), features)
 
 
 def check_logits(name: str, learner: Learner, logits: Tensor, paths: Sequence[object]) -> None:
@@ -172,28 +224,16 @@ def check_logits(name: str, learner: Learner, logits: Tensor, paths: Sequence[ob
         )
 
 
-def _by_spec(learners: Sequence[Learner]) -> list[tuple[FeatureSpec | None, list[int]]]:
+def _by_spec(learners: Mapping[str, Learner]) -> list[tuple[FeatureSpec | None, list[str]]]:
     """The learners by what has to be computed for them: few passes of the tower serve many; None is pixels."""
-    groups: list[tuple[FeatureSpec | None, list[int]]] = []
-    specs = {row: learner.required_features() for row, learner in enumerate(learners)}
-    pixels = [row for row, spec in specs.items() if spec is None]
-    wanted = {row: spec for row, spec in specs.items() if spec is not None}
-    for row, spec in sorted(wanted.items(), key=lambda item: item[1].demand, reverse=True):
-        serving = next((rows for kept, rows in groups if kept and kept.serves(spec)), None)
+    found: list[tuple[FeatureSpec | None, list[str]]] = []
+    specs = {name: learner.required_features() for name, learner in learners.items()}
+    pixels = [name for name, spec in specs.items() if spec is None]
+    wanted = {name: spec for name, spec in specs.items() if spec is not None}
+    for name, spec in sorted(wanted.items(), key=lambda item: item[1].demand, reverse=True):
+        serving = next((names for kept, names in found if kept and kept.serves(spec)), None)
         if serving is None:
-            groups.append((spec, [row]))
+            found.append((spec, [name]))
         else:
-            serving.append(row)
-    return [*groups, *([(None, pixels)] if pixels else [])]
-
-
-@torch.no_grad()
-def predict_together(learners: Sequence[Learner], batch: Batch) -> list[Float[Tensor, "B C"]]:
-    """`Learner.predict` of each; a pass of the frozen tower serves every learner that needs no more than it saw."""
-    logits: dict[int, Tensor] = {}
-    for spec, rows in _by_spec(learners):
-        seen = batch.to(learners[rows[0]].scene.backbone.device)
-        if spec:
-            seen = replace(seen, features=spec.encode(seen.views["image"]))
-        logits |= {row: learners[row].predict(seen) for row in rows}
-    return [logits[row] for row in range(len(learners))]
+            serving.append(name)
+    return [*found, *([(None, pixels)] if pixels else [])]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptkit.backbones.base import FeatureSpec, ImageSpec
+from promptkit.backbones.base import FeatureSpec
 from promptkit.components import Views
 from promptkit.data.layouts import Item
 from promptkit.data.loading import Loaded, Loader, eval_loader, train_loader
@@ -74,44 +74,46 @@ class Source:
     strict: bool
     views: tuple[str, ...] = ("image",)
     versions: int = 1
+    trains: bool = False
+    """Do the views depend on an image's place among the others, and on the epoch?"""
 
     @staticmethod
-    def evaluation(items: Sequence[Item], folder: Path, image: ImageSpec, settings: LoaderSettings) -> "Source":
-        made = {"views": "evaluation", "image": asdict(image), "max_pixels": settings.max_pixels}
-        return Source(items, folder, made, lambda items: eval_loader(items, image, settings), settings.strict)
-
-    @staticmethod
-    def training(
-        items: Sequence[Item], folder: Path, views: Views, versions: int, seed: int, settings: LoaderSettings
-    ) -> "Source | None":
-        """Version k holds the views of epoch k + 1. None for views whose code is in no file."""
-        code = _code(type(views))
-        if code is None:
-            return None
-        made = {
-            "views": code,
-            "options": repr(views.options),
-            "image": asdict(views.image),
-            "seed": seed,
-            "max_pixels": settings.max_pixels,
-        }
+    def evaluation(items: Sequence[Item], folder: Path, views: Views, seed: int, settings: LoaderSettings) -> "Source":
+        """Views to predict from; `settings.batch_size` counts views."""
+        few = replace(settings, batch_size=max(1, settings.batch_size // len(views.names)))
+        made = _made(views, settings) | ({"seed": seed} if views.draws else {})
         return Source(
             items,
             folder,
             made,
+            lambda items: eval_loader(items, views, few, seed=seed),
+            settings.strict,
+            tuple(views.names),
+        )
+
+    @staticmethod
+    def training(
+        items: Sequence[Item], folder: Path, views: Views, versions: int, seed: int, settings: LoaderSettings
+    ) -> "Source":
+        """Version k holds the views of epoch k + 1."""
+        return Source(
+            items,
+            folder,
+            _made(views, settings) | {"seed": seed},
             lambda items: train_loader(items, views, settings, seed=seed, shuffle=False),
             settings.strict,
             tuple(views.names),
             versions,
+            trains=True,
         )
 
     @property
-    def is_random(self) -> bool:
-        """Do the views depend on an image's place among the others, and on the epoch?"""
-        return "seed" in self.made
+    def can_be_kept(self) -> bool:
+        """Not views whose code is in no file."""
+        return self.made["views"] is not None
 
     def digests(self) -> list[bytes]:
-        return [image_digest(item.path, i if self.is_random else None) for i, item in enumerate(self.items)]
+        return [image_digest(item.path, i if self.trains else None) for i, item in enumerate(self.items)]
 
     def key(self, spec: FeatureSpec, part: str, version: int) -> FeatureKey:
         depends = {
@@ -127,7 +129,9 @@ class Source:
         about = {
             "backbone": f"{spec.backbone.name} ({spec.backbone.weights})",
             "data": str(self.folder.absolute()),
-            "views": ", ".join(self.views) if self.is_random else "evaluation",
+            "views": ", ".join(self.views)
+            if self.trains
+            else "evaluation" + f", {len(self.views)} views" * (len(self.views) > 1),
             "part": part,
         }
         return FeatureKey(depends, about)
@@ -139,7 +143,7 @@ class Source:
         """
         loader: Loader | None = None
         for number, places in wanted.items():
-            if self.is_random:
+            if self.trains:
                 loader = loader or self.loader(self.items)  # its workers live on
                 assert loader.epochs is not None
                 loader.epochs.only = places
@@ -148,11 +152,20 @@ class Source:
                 loader = self.loader([self.items[i] for i in places])
             first = 0
             for loaded in loader:
-                if not self.is_random:
+                if not self.trains:
                     loaded = replace(loaded, index=torch.tensor(places)[loaded.index])
                 batch = list(places[first : first + len(loaded.index) + len(loaded.unreadable)])
                 first += len(batch)
                 yield number, batch, loaded
+
+
+def _made(views: Views, settings: LoaderSettings) -> dict[str, Any]:
+    return {
+        "views": _code(type(views)),
+        "options": repr(views.options),
+        "image": asdict(views.image),
+        "max_pixels": settings.max_pixels,
+    }
 
 
 def _code(thing: Any) -> str | None:

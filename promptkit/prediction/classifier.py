@@ -15,8 +15,9 @@ from torch import Tensor
 from promptkit.build import load_backbone, pick_device
 from promptkit.data.images import Unreadable, open_image, to_rgb
 from promptkit.data.layouts import Item
-from promptkit.data.loading import eval_loader, evaluation_transform, worker_death_explained
-from promptkit.evaluation.evaluate import check_logits, predict_together
+from promptkit.data.loading import eval_loader, views_to_test, worker_death_explained
+from promptkit.errors import ConfigError
+from promptkit.evaluation.evaluate import check_logits, predict_pixels
 from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.runs.opening import restore, run_config
@@ -52,10 +53,17 @@ class Classifier:
     """
 
     def __init__(self, learner: Learner, loading: LoaderSettings = LoaderSettings()) -> None:
-        """`learner` is ready to predict; `loading` says how files are read."""
+        """`learner` is ready to predict; `loading` says how files are read.
+
+        Raises ConfigError for a learner that needs all pictures of a domain before it answers about one.
+        """
+        if learner.adapts == "transductive":
+            raise ConfigError(
+                f"{type(learner).__name__} answers about all pictures of a domain at once",
+                "promptkit eval shows it them",
+            )
         self.learner = learner
         self.loading = loading
-        self._transform = evaluation_transform(learner.scene.backbone.image)
 
     @property
     def classnames(self) -> tuple[str, ...]:
@@ -79,20 +87,29 @@ class Classifier:
             EvaluationError: When the learner's logits are not finite.
         """
         if isinstance(pictures, _ONE):
-            return self._answers(self.preprocess(pictures)[None], [pictures], topk)[0]
+            return self._answers(self._batch([pictures]), [pictures], topk)[0]
         found: list[list[Answer]] = []
         for first in range(0, len(pictures), self.loading.batch_size):
             some = pictures[first : first + self.loading.batch_size]
-            found += self._answers(torch.stack([self.preprocess(picture) for picture in some]), some, topk)
+            found += self._answers(self._batch(some), some, topk)
         return found
 
     def preprocess(self, picture: Picture) -> Float[Tensor, "3 H W"]:
-        """A picture as the backbone wants it. Raises DataError when it can't be read."""
+        """A picture as the backbone wants it, in the view "image". Raises DataError when it can't be read."""
+        return self._views(picture)["image"]
+
+    def _batch(self, pictures: Sequence[Picture]) -> Batch:
+        """Pictures in all test views of the learner."""
+        made = [self._views(picture) for picture in pictures]
+        views = {name: torch.stack([views[name] for views in made]) for name in made[0]}
+        return Batch(views, torch.full((len(pictures),), -1))
+
+    def _views(self, picture: Picture) -> dict[str, Tensor]:
         if isinstance(picture, str | os.PathLike):
             pixels = open_image(Path(picture), max_pixels=self.loading.max_pixels)
         else:
             pixels = to_rgb(picture)
-        return self._transform(Image.fromarray(pixels))
+        return views_to_test(self.learner.test_views, pixels, self.learner.seed)
 
     def classify_files(self, paths: Sequence[Path], topk: int | None = None) -> Iterator[Answered]:
         """Classify many files, batch by batch, read by several workers.
@@ -108,15 +125,13 @@ class Classifier:
         """
         items = [Item(path, -1, "", None) for path in paths]
         with worker_death_explained():
-            for loaded in eval_loader(items, self.learner.scene.backbone.image, self.loading):
+            for loaded in eval_loader(items, self.learner.test_views, self.loading, seed=self.learner.seed):
                 read = [paths[place] for place in loaded.index.tolist()]
-                said = self._answers(loaded.batch.views["image"], read, topk) if loaded.batch else []
+                said = self._answers(loaded.batch, read, topk) if loaded.batch else []
                 yield Answered(dict(zip(read, said, strict=True)), loaded.unreadable)
 
-    def _answers(
-        self, pixels: Float[Tensor, "B 3 H W"], pictures: Sequence[object], topk: int | None
-    ) -> list[list[Answer]]:
-        (logits,) = predict_together([self.learner], Batch.of(pixels))
+    def _answers(self, batch: Batch, pictures: Sequence[object], topk: int | None) -> list[list[Answer]]:
+        logits = predict_pixels(self.learner, batch)
         check_logits("", self.learner, logits, [p if isinstance(p, str | Path) else "a picture" for p in pictures])
         kept = min(topk or len(self.classnames), len(self.classnames))
         scores, likeliest = logits.float().softmax(1).topk(kept)

@@ -16,7 +16,7 @@ from promptkit.build import build_learner, build_views
 from promptkit.components import ContextPrompts, Scene, Views
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.learner import Learner, Recipe
-from promptkit.registry import Entry, Registry, installed
+from promptkit.registry import SLOT_KINDS, Entry, Registry, installed
 from promptkit.tensors import Batch
 from promptkit.testing.data import SHAPES, STYLES, draw_image
 from promptkit.training.optimizer import make_optimizer
@@ -65,7 +65,9 @@ class Specimen:
         slots = {"prompts": _PLAIN, "views": self._views_for_loss(), self.kind: self.name}
         for slot, needed in getattr(self.entry.value, "needs", {}).items():
             fitting = (
-                name for name, entry in sorted(self.registry.entries[slot].items()) if issubclass(entry.value, needed)
+                name
+                for name, entry in sorted(self.registry.entries[SLOT_KINDS[slot]].items())
+                if issubclass(entry.value, needed)
             )
             slots[slot] = next(fitting, slots.get(slot, getattr(Recipe, slot, "")))
         return Recipe("a component on its own", **slots)  # type: ignore[arg-type]
@@ -97,7 +99,7 @@ class Specimen:
     def components(self) -> Mapping[str, type]:
         """The classes under check, by slot: a recipe's, or the component's own."""
         if self.kind == "recipe":
-            return {slot: self.registry.get(slot, getattr(self.recipe, slot)) for slot in COMPONENT_SLOTS}
+            return {slot: self.registry.component(slot, getattr(self.recipe, slot)) for slot in COMPONENT_SLOTS}
         return {self.kind: self.entry.value}
 
     def of_interest(self, parameter: str) -> bool:

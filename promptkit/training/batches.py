@@ -44,7 +44,7 @@ def cached_batches(
         train.seed,
         replace(config.loading, batch_size=LoaderSettings.batch_size),
     )
-    if spec is None or not is_cacheable(spec) or source is None:
+    if spec is None or not is_cacheable(spec) or not source.can_be_kept:
         raise ConfigError(
             "what the image tower sees for this learner can't be kept: it depends on what is learned, or on code "
             "that is in no file",
