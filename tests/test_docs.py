@@ -96,7 +96,7 @@ def test_its_settings_exist() -> None:
     for entry in registry:
         if hasattr(entry.value, "Options"):
             known |= {f"{entry.kind}.{option.name}" for option in option_fields(entry.value.Options)}
-    slots = "data|backbone|train|learner|prompts|projector|views|loss"
+    slots = "data|backbone|train|test_views|learner|prompts|projector|views|loss"
     found = {
         match
         for page in PAGES

@@ -112,7 +112,7 @@ def _test(learner: Learner, training: Training, step: float | None, cache: bool,
     views = learner.test_views
     few = max(1, LoaderSettings.batch_size // len(views.names))
     items = subset(training.dataset, "train").items[:few]
-    loading = LoaderSettings(few, workers=0, max_pixels=training.config.loading.max_pixels)
+    loading = LoaderSettings(workers=0, max_pixels=training.config.loading.max_pixels)
     started = clock()
     batch = next(loaded.batch for loaded in eval_loader(items, views, loading) if loaded.batch is not None)
     read = clock() - started

@@ -28,6 +28,15 @@ def evaluate(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep each picture's answer in the run's folder: RUN/records/.")
     ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SLOT.FIELD=VALUE",
+            help="What happens at test time: learner.*, test_views.*, or another learner or test_views. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Evaluate runs on every domain, side by side.
@@ -49,7 +58,7 @@ def evaluate(
     registry = installed()
     warn_broken(registry)
     settings = parsed(EvalSettings, {key.removeprefix("eval."): given[key] for key in given if key.startswith("eval.")})
-    opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")})
+    opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")}, set_ or ())
     work = evaluation.work(opened.learners, opened.dataset)
     with reported(Console(stderr=True, quiet=RANK > 0), "evaluating", work) as advance:
         found = evaluation.evaluate(

@@ -273,8 +273,12 @@ def train_loader(
 def eval_loader(
     items: Sequence[Item], views: Views, settings: LoaderSettings, *, seed: int = 1, pin_memory: bool = False
 ) -> Loader:
-    """Every item once, in order, in views drawn from the seed. Raises DataError when there are no items."""
-    return Loader(EvaluationImages(items, views, seed, settings.max_pixels), settings, pin_memory)
+    """Every item once, in order, in views drawn from the seed; `settings.batch_size` counts the views.
+
+    Raises DataError when there are no items.
+    """
+    few = replace(settings, batch_size=max(1, settings.batch_size // len(views.names)))
+    return Loader(EvaluationImages(items, views, seed, settings.max_pixels), few, pin_memory)
 
 
 def default_workers(images: int) -> int:

@@ -32,13 +32,19 @@ class OpenedRuns:
     """Of the runs, by their names."""
 
 
-def open_runs(runs: Sequence[Path], settings: EvalSettings, flags: Mapping[str, Scalar] | None = None) -> OpenedRuns:
+def open_runs(
+    runs: Sequence[Path],
+    settings: EvalSettings,
+    flags: Mapping[str, Scalar] | None = None,
+    sets: Sequence[str] = (),
+) -> OpenedRuns:
     """Open runs on one data set. What is not given is taken from the first run: path, name, split policy and its seed.
 
-    A policy as `settings.split` means its test images. Runs of the same backbone share one. Raises ConfigError when the
-    runs can't be compared on one set of images, and what reading data, backbones and checkpoints raises.
+    `sets` are texts of --set, for what happens at test time. A policy as `settings.split` means its test images. Runs of
+    the same backbone share one. Raises ConfigError when the runs can't be compared on one set of images, and what reading
+    data, backbones and checkpoints raises.
     """
-    configs = {run: run_config(run, flags) for run in runs}
+    configs = {run: run_config(run, flags, sets) for run in runs}
 
     seeds = {config.data.split_seed for config in configs.values()}
     if len(seeds) > 1:

@@ -79,14 +79,13 @@ class Source:
 
     @staticmethod
     def evaluation(items: Sequence[Item], folder: Path, views: Views, seed: int, settings: LoaderSettings) -> "Source":
-        """Views to predict from; `settings.batch_size` counts views."""
-        few = replace(settings, batch_size=max(1, settings.batch_size // len(views.names)))
+        """Views to predict from."""
         made = _made(views, settings) | ({"seed": seed} if views.draws else {})
         return Source(
             items,
             folder,
             made,
-            lambda items: eval_loader(items, views, few, seed=seed),
+            lambda items: eval_loader(items, views, settings, seed=seed),
             settings.strict,
             tuple(views.names),
         )

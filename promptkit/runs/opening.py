@@ -8,19 +8,32 @@ from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, load_backbone, pick_device
 from promptkit.components import Scene
 from promptkit.config import RunConfig, resolve
-from promptkit.errors import CheckpointError
+from promptkit.errors import CheckpointError, ConfigError
 from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.runs import tensorfile
 from promptkit.runs.checkpoint import SETTINGS, WEIGHTS, read_metadata, read_tensors
 from promptkit.runs.status import read_saved
 
+TEST_TIME = ("learner", "test_views", "train.seed")
+"""Slots and settings that may be others than a run was trained with."""
 
-def run_config(run: Path, flags: Mapping[str, Any] | None = None) -> RunConfig:
-    """The settings of a run, with `flags` on top. Raises CheckpointError where there is no run."""
+
+def run_config(run: Path, flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()) -> RunConfig:
+    """The settings of a run, with `flags` and the texts of --set on top.
+
+    Raises CheckpointError where there is no run, ConfigError for a setting that belongs to what was trained.
+    """
+    for text in sets:
+        key = text.partition("=")[0].strip()
+        if not {key, key.partition(".")[0]} & {*TEST_TIME}:
+            raise ConfigError(
+                f"--set {text}: {key} belongs to what was trained",
+                "at test time --set takes learner, learner.*, test_views, test_views.* and train.seed",
+            )
     read_metadata(run)
     tables, _ = read_saved(run)
-    return resolve(installed(), tables["recipe"], tables, flags=flags)
+    return resolve(installed(), tables["recipe"], tables, sets, flags)
 
 
 def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequence[str] | None = None) -> Learner:

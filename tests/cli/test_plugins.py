@@ -12,7 +12,7 @@ import pytest
 
 Command = Callable[..., "Finished"]
 
-SLOTS = ("learner", "prompts", "projector", "views", "loss", "data", "backbone", "train")
+SLOTS = ("learner", "prompts", "projector", "views", "loss", "test_views", "data", "backbone", "train")
 
 
 def test_list_names_everything_with_its_package(promptkit: Command) -> None:

@@ -15,7 +15,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from promptkit.backbones.base import ImageSpec
-from promptkit.components import NoOptions, Views
+from promptkit.components import NoOptions, PlainViews, Views
 from promptkit.data import loading
 from promptkit.data.images import Unreadable
 from promptkit.data.layouts import Item, read_dataset
@@ -39,6 +39,7 @@ class Cut(Views):
 
 
 VIEWS = Cut(NoOptions(), SPEC)
+PLAIN = PlainViews(NoOptions(), SPEC)
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_strict_loading_stops(items, workers):
 def test_no_items():
     for make in (
         lambda: train_loader([], VIEWS, LoaderSettings(batch_size=2), seed=1),
-        lambda: eval_loader([], SPEC, LoaderSettings(batch_size=2)),
+        lambda: eval_loader([], PLAIN, LoaderSettings(batch_size=2)),
     ):
         with pytest.raises(DataError, match="no pictures to load"):
             make()
@@ -175,7 +176,7 @@ def test_pixels_are_open_clips(items, interpolation, resize_mode):
     spec = ImageSpec((8, 8), SPEC.mean, SPEC.std, interpolation, resize_mode)
     config = PreprocessCfg(8, "RGB", SPEC.mean, SPEC.std, interpolation, resize_mode)
     transform = image_transform_v2(config, is_train=False)
-    (loaded,) = eval_loader(items, spec, LoaderSettings(batch_size=10))
+    (loaded,) = eval_loader(items, PlainViews(NoOptions(), spec), LoaderSettings(batch_size=10))
     expected = torch.stack([transform(Image.open(item.path)) for item in items])
     assert loaded.batch.views.keys() == {"image"}
     assert torch.equal(loaded.batch.views["image"], expected)
@@ -184,7 +185,7 @@ def test_pixels_are_open_clips(items, interpolation, resize_mode):
 def test_evaluation_is_in_order_and_complete(items):
     spoil(items, 4, 5)
     for workers in (0, 1, 3):
-        parts = list(eval_loader(items, SPEC, LoaderSettings(batch_size=4, workers=workers)))
+        parts = list(eval_loader(items, PLAIN, LoaderSettings(batch_size=4, workers=workers)))
         assert [part.index.tolist() for part in parts] == [[0, 1, 2, 3], [6, 7], [8, 9]]
         assert [part.batch.label.tolist() for part in parts] == [[0, 1, 2, 0], [0, 1], [2, 0]]
         assert [[bad.path for bad in part.unreadable] for part in parts] == [[], [items[4].path, items[5].path], []]
@@ -192,7 +193,7 @@ def test_evaluation_is_in_order_and_complete(items):
 
 def test_entirely_unreadable_batch(items):
     spoil(items, 0, 1)
-    first, second = eval_loader(items[:4], SPEC, LoaderSettings(batch_size=2, workers=1))
+    first, second = eval_loader(items[:4], PLAIN, LoaderSettings(batch_size=2, workers=1))
     assert first.batch is None
     assert first.index.tolist() == []
     assert len(first.unreadable) == 2
@@ -230,7 +231,7 @@ def test_ctrl_c_prints_no_worker_traces(items):
         from pathlib import Path
         import numpy as np
         from promptkit.backbones.base import ImageSpec
-        from promptkit.components import NoOptions, Views
+        from promptkit.components import NoOptions, PlainViews, Views
         from promptkit.data.layouts import Item
         from promptkit.data.loading import train_loader
         from promptkit.settings import LoaderSettings
@@ -269,7 +270,7 @@ def test_ctrl_c_prints_no_worker_traces(items):
 def test_pinning_reaches_the_tensors(items, monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
-    (loaded,) = eval_loader(items[:2], SPEC, LoaderSettings(batch_size=2))
+    (loaded,) = eval_loader(items[:2], PLAIN, LoaderSettings(batch_size=2))
     assert torch.equal(loaded.pin_memory().batch.views["image"], loaded.batch.views["image"])
     assert pinned == [(2, 3, 8, 8), (2,)]
     assert loading.collate([Unreadable(Path("a"), "")]).pin_memory().batch is None
@@ -279,7 +280,7 @@ def test_pinning_reaches_the_tensors(items, monkeypatch):
 def test_real_images():
     dataset = read_dataset(REAL / "coop/caltech-101/101_ObjectCategories", classes=["anchor", "wild cat"])
     spec = ImageSpec((224, 224), SPEC.mean, SPEC.std)
-    loaded = list(eval_loader(dataset.items, spec, LoaderSettings(batch_size=16, workers=0)))
+    loaded = list(eval_loader(dataset.items, PlainViews(NoOptions(), spec), LoaderSettings(batch_size=16, workers=0)))
     assert sum(len(part.index) for part in loaded) == 40
     transform = image_transform_v2(PreprocessCfg(224, "RGB", SPEC.mean, SPEC.std), is_train=False)
     assert torch.equal(loaded[0].batch.views["image"][0], transform(Image.open(dataset.items[0].path)))
