@@ -13,7 +13,7 @@ from torch import Tensor
 
 from promptkit.data.images import Unreadable, try_image
 from promptkit.errors import DataError, ExportError, OutputError, PromptkitError, UnknownNameError
-from promptkit.evaluation.evaluate import predict_together
+from promptkit.evaluation.evaluate import predict_pixels
 from promptkit.export.formats import ABOUT, FORMATS, Format, about
 from promptkit.export.readme import readme
 from promptkit.files import writing
@@ -55,6 +55,11 @@ def export(classifier: Classifier, folder: Path, kind: str, pictures: Sequence[P
     """
     if kind not in FORMATS:
         raise UnknownNameError("format", kind, FORMATS)
+    if classifier.learner.adapts:
+        raise ExportError(
+            f"{type(classifier.learner).__name__} adapts to the pictures it is asked about, and what is exported does not",
+            "promptkit predict and eval show it pictures",
+        )
     chosen = FORMATS[kind]
     hint = "choose another FOLDER, or make room"
     with writing(folder, hint):
@@ -65,7 +70,7 @@ def export(classifier: Classifier, folder: Path, kind: str, pictures: Sequence[P
     learner = classifier.learner
     try:
         pixels = _pixels(classifier, pictures)
-        (expected,) = predict_together([learner], Batch.of(pixels))
+        expected = predict_pixels(learner, Batch.of(pixels))
         with writing(folder, hint):
             _write(chosen, learner, fresh)
             (fresh / ABOUT).write_text(json.dumps(about(learner), indent=2) + "\n", encoding="utf-8")
