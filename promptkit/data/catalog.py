@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from promptkit.data.layouts import SUFFIXES, Dataset, Item
+from promptkit.data.formats import SUFFIXES
+from promptkit.data.layouts import Dataset, Item
 from promptkit.errors import DataError
 
 PHOTO = ("a photo of a {}.",)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from promptkit.data.formats import formats, suffix_of, unread_advice
 from promptkit.errors import DataError
 from promptkit.settings import MAX_PIXELS
 
@@ -18,8 +19,6 @@ log = logging.getLogger("promptkit")
 
 MAX_ASPECT = 1000
 """Resizing the short side of a longer strip would fill the memory."""
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
-"""PIL looks at the content, not the suffix: without this list it would run PostScript that calls itself .jpg."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def try_image(
         if not info.st_size:
             return Unreadable(path, "the file is empty")
         # PIL warns of large pictures, odd palettes and damaged EXIF data; none of it is a reason not to read them.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
                 return Unreadable(path, _too_large(max_pixels))
@@ -69,7 +68,8 @@ def try_image(
     except Image.DecompressionBombError:
         return Unreadable(path, _too_large(max_pixels))
     except UnidentifiedImageError:
-        return Unreadable(path, f"not a picture in a known format ({', '.join(FORMATS)})")
+        advice = unread_advice(suffix_of(path.name)) or ", ".join(formats())
+        return Unreadable(path, f"not a picture in a known format ({advice})")
     except OSError as error:
         return Unreadable(path, error.strerror or str(error))
     except MemoryError:

@@ -4,20 +4,22 @@ Nothing is ever written into the data folder.
 """
 
 import hashlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from promptkit.data.formats import is_picture, suffix_of, unread, unread_advice
 from promptkit.data.manifests import SPLITS, Row, read_manifest
 from promptkit.data.manifests import SUFFIXES as MANIFESTS
 from promptkit.errors import DataError, UnknownNameError
 from promptkit.files import checked_json, missing
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
-)
+log = logging.getLogger("promptkit")
+
 NAME_FILES = ("classnames.json", "classnames.txt")
 PATTERNS = (("class",), ("split", "class"), ("domain", "class"), ("domain", "split", "class"))
 
@@ -97,7 +99,12 @@ def read_dataset(path: Path, domains: Sequence[str] = (), classes: Sequence[str]
     than two classes are left; UnknownNameError for a domain or class that the data doesn't have.
     """
     if os.path.isdir(path):  # unlike Path.is_dir, never raises
-        folders, skipped = _scan(path)
+        folders, skipped, others = _scan(path)
+        if others and not any(folders.values()):
+            raise DataError(f"{path} holds no pictures that are read: {unread(others)}", HELP)
+        if others:
+            count = "1 picture is" if others.total() == 1 else f"{others.total()} pictures are"
+            log.warning("%s: %s not read: %s", path, count, unread(others))
         filled = sorted(parts for parts, names in folders.items() if names)
         manifests = [file for file in path.glob("[!.]*") if file.suffix.lower() in MANIFESTS and file.is_file()]
         class_folders = {parts[-1] for parts in filled if parts and parts[-1].lower() not in SPLITS}
@@ -115,17 +122,18 @@ def read_dataset(path: Path, domains: Sequence[str] = (), classes: Sequence[str]
         raise DataError(*missing(path, "folder or manifest"))
     if path.suffix.lower() in MANIFESTS:
         return _dataset(path.parent, path, read_manifest(path), path.name, 0, domains, classes)
-    kind = "a picture" if path.suffix.lower() in SUFFIXES else "neither a folder nor a manifest (*.csv, *.jsonl)"
+    kind = "a picture" if is_picture(path.name) else "neither a folder nor a manifest (*.csv, *.jsonl)"
     raise DataError(f"{path} is {kind}", "give the folder that holds the class folders")
 
 
-def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int]:
-    """Folders that hold pictures or no folders, as their parts -> sorted picture names; how many files are no pictures.
+def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int, Counter[str]]:
+    """Folders that hold pictures or no folders, as their parts -> sorted picture names; how many files are no pictures;
+    how many are pictures that are not read, by suffix.
 
     A picture is known by its suffix: no file is looked at, which keeps ImageNet-sized trees quick.
     """
     folders: dict[tuple[str, ...], list[str]] = {}
-    skipped = 0
+    skipped, others = 0, Counter[str]()
 
     def visit(parts: tuple[str, ...], ancestors: frozenset[str]) -> None:
         nonlocal skipped
@@ -138,8 +146,10 @@ def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int]:
                         skipped += 1
                     elif _is_dir(entry):
                         inner.append(entry.name)
-                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                    elif is_picture(entry.name):
                         images.append(entry.name)
+                    elif unread_advice(suffix := suffix_of(entry.name)):
+                        others[suffix] += 1
                     elif parts or entry.name not in NAME_FILES:
                         skipped += 1
         except OSError as error:
@@ -154,7 +164,7 @@ def _scan(root: Path) -> tuple[dict[tuple[str, ...], list[str]], int]:
                 visit((*parts, name), ancestors | {real})
 
     visit((), frozenset({os.path.realpath(root)}))
-    return folders, skipped
+    return folders, skipped, others
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

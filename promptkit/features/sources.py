@@ -28,7 +28,8 @@ from promptkit.tensors import ImageFeatures
 
 FORMAT = 1
 LIBRARIES = (
-    "torch", "open_clip_torch", "timm", "numpy", "pillow", "albumentations", "opencv-python", "opencv-python-headless",
+    "torch", "open_clip_torch", "timm", "numpy", "pillow", "pillow-heif", "albumentations", "opencv-python",
+    "opencv-python-headless",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from promptkit.data.layouts import SUFFIXES
+from promptkit.data.formats import SUFFIXES, is_picture
 from promptkit.data.selection import open_dataset
 from promptkit.errors import DataError
 from promptkit.files import missing
@@ -76,5 +76,5 @@ def _below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if is_picture(name) and not name.startswith("."):
                 yield Path(place, name)

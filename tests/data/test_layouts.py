@@ -86,7 +86,7 @@ def test_csv_manifest_keeps_its_order(tree):
 
 def test_jsonl_manifest(tree):
     root = tree("1.jpg", "2.jpg", "notes.txt")
-    lines = [{"path": "1.jpg", "label": 7, "domain": None}, {"path": str(root / "2.jpg"), "label": "b"}]
+    lines = [{"path": "1.jpg", "label": "7", "domain": None}, {"path": str(root / "2.jpg"), "label": "b"}]
     (root / "._list.jsonl").touch()  # macOS leaves these
     (root / "list.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
     assert rows(read_dataset(root)) == [("1.jpg", "7", "", None), ("2.jpg", "b", "", None)]

@@ -91,3 +91,32 @@ def test_class_names_that_are_no_json_are_one_error(content: str, tmp_path: Path
     (tmp_path / "classnames.json").write_text(content)
     with pytest.raises(DataError, match=r"classnames\.json"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", "path,label, label\na.png,x,y\n", "m.csv has two columns label"),
+        ("m.jsonl", '{"path": "a.png", "label": "x", "label": "y"}', "line 1: not JSON: a key occurs twice"),
+        ("m.jsonl", '{"path": "a.png", "label": "x", " label": "y"}', "line 1: a key occurs twice, but for blanks"),
+        ("m.jsonl", '{"path": "a.png", "label": 3}', "line 1: label is 3, expected a text"),
+        ("m.jsonl", '{"path": "a.png", "label": ["x"]}', r"line 1: label is \['x'\], expected a text"),
+        ("m.jsonl", '{"path": "a.png", "label": "x", "split": true}', "line 1: split is True, expected a text"),
+        ("m.csv", "path,label\na.png,x\nsub/../a.png,y\n", r"line 3: sub/\.\./a.png is in line 2 already"),
+        ("m.csv", "path,label\na.png,x\nlinked/a.png,y\n", "line 3: linked/a.png is in line 2 already"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_an_error(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path / name)
+
+
+def test_two_files_of_one_content_are_two_pictures(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    os.link(tmp_path / "a.png", tmp_path / "b.png")
+    (tmp_path / "m.csv").write_text("path,label\na.png,x\nb.png,y\n")
+    assert len(read_manifest(tmp_path / "m.csv")) == 2
