@@ -12,7 +12,7 @@ from rich.console import Console
 from promptkit import progress
 from promptkit.progress import ProgressLines
 from promptkit.training.callbacks import EpochResult
-from promptkit.training.progress import TrainingProgress
+from promptkit.training.progress import Forecast, TrainingProgress
 
 
 def test_a_line_a_minute() -> None:
@@ -68,3 +68,13 @@ def test_training_and_testing_say_how_far_they_are(
     said = train("coop", "--out", "run", "--force", "--batch-size", 12).out
     assert re.findall(r"training run: (\d+)%", said) == ["25", "50", "75", "100"]
     assert "evaluating: 100%" in promptkit("eval", "run").err
+
+
+def test_how_long_a_training_takes_is_said_after_a_step_or_two() -> None:
+    out, now = io.StringIO(), [0.0]
+    forecast = Forecast(Console(file=out), 50 * 112, clock=lambda: now[0])
+    for seconds in (60, 2, 4, 99, 99):  # the first starts workers
+        now[0] += seconds
+        forecast.on_step({}, 8)
+    # 3 seconds for 8 of the 5,576 that are left after three steps
+    assert out.getvalue() == "about 35 min for the 5,576 pictures that are left, validation not counted\n"

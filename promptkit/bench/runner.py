@@ -21,6 +21,7 @@ from promptkit.bench.results import RESULTS, Result, results_of, write_results
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.data.images import warn_unreadable
+from promptkit.data.inspection import warn_indistinct
 from promptkit.data.layouts import Dataset
 from promptkit.errors import ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate, work
@@ -148,6 +149,13 @@ class Runner:
         todo = [training for training in self.trainings if self.state(training) != "done"]
         for training in todo:
             self.backbone(training.config)
+        asked = {
+            (training.config.backbone, target.data.dataset.classnames)
+            for training in todo
+            for target, _ in training.targets
+        }
+        for settings, names in asked:
+            warn_indistinct(self.backbones[settings], names)
         for _, group in groupby(todo, key=lambda training: id(training.part.data)):
             trained = [training for training in group if self._train(training, outcome, on_trained)]
             self._test(trained, outcome)

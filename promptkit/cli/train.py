@@ -48,6 +48,7 @@ def train(
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
     from promptkit.config import read_run_file, resolve
+    from promptkit.data.inspection import warn_indistinct
     from promptkit.faults import explained
     from promptkit.registry import installed
     from promptkit.runs.checkpoint import SETTINGS
@@ -74,9 +75,11 @@ def train(
     run = Run(settings, out, force, resume, cache=cache)
     terminal.print(
         f"{recipe} on {run.backbone.name} ({run.backbone.weights}), {len(run.dataset.classnames)} classes, "
-        f"{len(run.pictures.items)} training pictures, {run.trained_parameters:,} trained parameters, {run.device}",
+        f"{len(run.pictures.items)} training pictures and {sum(run.dataset.counts('val'))} to validate of "
+        f"{run.dataset.found}, {run.trained_parameters:,} trained parameters, {run.device}",
         soft_wrap=True,
     )
+    warn_indistinct(run.backbone, run.dataset.classnames)
     if read := run.learner.read_blocks:
         terminal.print(f"prompts read {len(read)} blocks of the image tower: {_listed(read)}", soft_wrap=True)
     try:

@@ -56,6 +56,8 @@ class Dataset:
     """Files that are no images, hidden ones included."""
     split_source: Literal["given", "published", "drawn"] = "given"
     """Whose split it has or will have: a folder's or manifest's, a named data set's, or one that promptkit draws."""
+    found: int = 0
+    """Pictures that were opened, before splits, shots and classes chose among them (`open_dataset`)."""
 
     def relative(self, item: Item) -> str:
         """The path below the root with "/" between its parts; a picture from elsewhere keeps its whole path."""

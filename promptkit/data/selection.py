@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from promptkit.data.catalog import NamedDataset
 from promptkit.data.layouts import Dataset, Item, read_dataset
@@ -85,21 +86,30 @@ def open_dataset(
     if not reads_given:
         dataset = replace(dataset, items=tuple(replace(item, split=None) for item in dataset.items))
     has_splits = any(item.split for item in dataset.items)
-    return replace(dataset, split_source=("published" if named else "given") if has_splits else "drawn")
+    source: Literal["published", "given", "drawn"] = "drawn"
+    if has_splits:
+        source = "published" if named else "given"
+    return replace(dataset, split_source=source, found=len(dataset.items))
 
 
 def select_training(dataset: Dataset, settings: DataSettings, seed: int) -> Dataset:
     """Split a data set, sample the shots of a run from it, and choose its classes, in that order.
 
-    The validation and test images stay in it. Classes that are smaller than the shots cause a warning. Raises DataError
-    and UnknownNameError for data that can't be trained on.
+    The validation and test images stay in it. Classes that are smaller than the shots, or have no training image, cause
+    a warning. Raises DataError and UnknownNameError for data that can't be trained on.
     """
     dataset = split_policy(settings.split).split(dataset, settings.split_seed)
     if settings.shots:
         dataset, warnings = few_shot(dataset, settings.shots, seed)
         for warning in warnings:
             log.warning(warning)
-    return class_subset(dataset, settings.classes)
+    dataset = class_subset(dataset, settings.classes)
+    counts = dict(zip(dataset.classnames, dataset.counts("train"), strict=True))
+    lacking = [name for name, count in counts.items() if not count]
+    if 0 < len(lacking) < len(counts):
+        more = [f"and {len(lacking) - LISTED} more"] if len(lacking) > LISTED else []
+        log.warning("classes without a training picture: %s", ", ".join(lacking[:LISTED] + more))
+    return dataset
 
 
 def select_evaluation(

@@ -8,6 +8,7 @@ from pathlib import Path
 from promptkit import distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import load_backbone, pick_device
+from promptkit.data.inspection import warn_indistinct
 from promptkit.data.layouts import Dataset
 from promptkit.data.selection import SPLIT_POLICIES, open_dataset, select_evaluation
 from promptkit.errors import ConfigError
@@ -72,6 +73,9 @@ def open_runs(
         learners[names[run]] = restore(run, config, backbones[config.backbone], asked[names[run]])
     if len({learner.scene.backbone.image for learner in learners.values()}) > 1:
         raise ConfigError("the runs' backbones want their pictures prepared differently", "evaluate them one at a time")
+    for backbone in backbones.values():
+        for names_asked in {asked[name] for name, learner in learners.items() if learner.scene.backbone is backbone}:
+            warn_indistinct(backbone, names_asked)
     if settings.classes in ("auto", "trained"):
         warn_untrained(read, {name: trained[name] for name, learner in learners.items() if learner.state_dict()})
     return OpenedRuns(learners, dataset, path, name or Path(path).absolute().stem, {names[run]: run for run in runs})

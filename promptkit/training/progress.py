@@ -1,6 +1,7 @@
-"""What a person sees while a run trains: a bar on a terminal; elsewhere a line a minute."""
+"""What a person sees while a run trains: how long it will take; a bar on a terminal, elsewhere a line a minute."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -8,7 +9,7 @@ from rich.table import Column
 from rich.text import Text
 
 from promptkit import distributed
-from promptkit.progress import ProgressLines
+from promptkit.progress import ProgressLines, format_duration
 from promptkit.training.callbacks import Callback, EpochResult
 
 
@@ -72,3 +73,35 @@ class TrainingProgress(Callback):
 
     def on_end(self) -> None:
         self.bar.stop()
+
+
+class Forecast(Callback):
+    """Says after a few steps how long the rest takes. The first is not timed: it starts workers and fills caches.
+
+    `images` are left to train on, over all epochs.
+    """
+
+    TIMED = 2
+
+    def __init__(self, console: Console, images: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.console = console
+        self.left = images
+        self.clock = clock
+        self.steps = 0
+        self.timed = 0
+        self.began = 0.0
+
+    def on_step(self, terms: Mapping[str, float], images: int) -> None:
+        self.steps += 1
+        if self.steps > 1 + self.TIMED:
+            return
+        everywhere = images * distributed.processes()
+        self.left -= everywhere
+        if self.steps == 1:
+            self.began = self.clock()
+            return
+        self.timed += everywhere
+        if self.steps == 1 + self.TIMED and self.left > 0:
+            seconds = (self.clock() - self.began) / self.timed * self.left
+            text = f"{format_duration(seconds)} for the {self.left:,} pictures that are left, validation not counted"
+            self.console.print(text, soft_wrap=True)

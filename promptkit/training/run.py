@@ -27,7 +27,7 @@ from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
 from promptkit.training.batches import cached_batches, image_batches
 from promptkit.training.profile import Profile
-from promptkit.training.progress import TrainingProgress
+from promptkit.training.progress import Forecast, TrainingProgress
 from promptkit.training.saving import EpochLog, Saving
 from promptkit.training.trackers import Trackers
 from promptkit.training.trainer import Trainer, show_images
@@ -160,6 +160,7 @@ class Run:
                 ),
                 self.trackers,
                 TrainingProgress(console, f"training {folder.path}", images, train.epochs, seen, lines),
+                *([Forecast(console, train.epochs * images - seen)] if lines else []),
                 *([watch] if watch else []),
             ]
         )

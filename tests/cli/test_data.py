@@ -124,3 +124,38 @@ def test_the_real_caltech101(promptkit: Command) -> None:
     assert "split_zhou_Caltech101.json" in done.err
     done = promptkit("data", CUT, "--dataset", "caltech101", "--split", "draw")
     assert "Caltech101, 100 classes, 2000 pictures" in done.out
+
+
+def test_what_a_training_uses_of_the_data_is_said(promptkit: Command, images: Path) -> None:
+    words = ("train", "coop", "--data", images, *TINY, "--shots", 2, "--batch-size", 3, "--out", "run")
+    done = promptkit(*words)
+    assert done.status == 0, done.err
+    assert "16 training pictures and 8 to validate of 64" in done.out
+    # Five batches of three; the last picture is dropped.
+    assert "less than a minute for the 6 pictures that are left, validation not counted" in done.out
+
+
+def test_classes_of_one_name_or_without_a_training_picture_are_named(
+    promptkit: Command, images: Path, tmp_path: Path
+) -> None:
+    names = ["Cat", "cat", "caf\u00e9", "cafe\u0301", "dog"]
+    lines = [
+        {"path": str(images / f"photo/{shape}/00{number}.png"), "label": name, "split": split}
+        for number, split in enumerate(("train", "train", "test"))
+        for shape, name in zip(("circle", "cross", "square", "star", "star"), names, strict=True)
+        if name != "dog"
+    ]
+    lines.append({"path": str(images / "photo/star/003.png"), "label": "dog", "split": "test"})
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    tiny = ("--data", manifest, *TINY)
+    trained = promptkit("train", "coop", *tiny, "--out", "run")
+    assert trained.status == 0, trained.err
+    evaluated = promptkit("eval", "run")
+    benched = promptkit("bench", "few-shot", *tiny, "--seeds", 1, "--learners", "zeroshot")
+    for done in (trained, evaluated, benched):
+        assert (
+            "warning: to the text tower of tiny these classes have one name: "
+            r"'Cat' = 'cat', 'cafe\u0301' = 'caf\xe9'; classnames.json can give them different ones" in done.err
+        ), done.err
+    assert "warning: classes without a training picture: dog" in trained.err
