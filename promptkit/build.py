@@ -68,7 +68,7 @@ def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train:
         loss = component("loss") if to_train else Untrained(config.components["loss"].options, scene)
         options = config.components["learner"].options
         learner: Learner = classes["learner"](options, scene, prompts, projector, loss)
-    learner.test_views = classes["test_views"](config.components["test_views"].options, scene.backbone.image)
+    learner.test_views = build_views(config, registry, scene.backbone, "test_views")
     learner.seed = config.train.seed
     return learner.to(scene.backbone.device)
 
@@ -90,10 +90,15 @@ def _check_needs(config: RunConfig, registry: Registry, slot: str) -> None:
         )
 
 
-def build_views(config: RunConfig, registry: Registry, backbone: Backbone) -> Views:
-    """The views of a training picture. Raises ConfigError when the loss needs one that is not made."""
-    chosen, loss = config.components["views"], config.components["loss"]
-    views: Views = registry.get("views", chosen.name)(chosen.options, backbone.image)
+def build_views(config: RunConfig, registry: Registry, backbone: Backbone, slot: str = "views") -> Views:
+    """The views of a training picture, or of one to classify ("test_views").
+
+    Raises ConfigError when the loss needs a view of training pictures that is not made.
+    """
+    chosen, loss = config.components[slot], config.components["loss"]
+    views: Views = registry.component(slot, chosen.name)(chosen.options, backbone.image)
+    if slot != "views":
+        return views
     needed = registry.get("loss", loss.name).views
     missing = [name for name in needed if name not in views.names]
     if missing:

@@ -33,6 +33,7 @@ LEARNER: dict[str, Check] = {
     "backbone untouched": learners.check_backbone_untouched,
     "same seed": learners.check_seed,
     "batch independence": learners.check_batch,
+    "test time": learners.check_test_time,
     "save and load": learners.check_saving,
     "new classes": learners.check_classes,
     "bf16": learners.check_bf16,

@@ -9,7 +9,7 @@ from promptkit import contract
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.contract import Defect
 from promptkit.learner import Learner
-from promptkit.tensors import Batch
+from promptkit.tensors import Batch, NoPixels
 from promptkit.testing.specimen import CLASSES, OTHER_CLASSES, Specimen, close, stir
 
 
@@ -93,7 +93,7 @@ def check_backbone_untouched(specimen: Specimen) -> None:
         if id(parameter) in shared:
             raise Defect(f"{name} is the backbone's: reach the backbone through self.scene, and register no part of it")
     learner = specimen.trained(backbone=backbone)
-    learner.predict(Batch.of(pixels))
+    specimen.answer(learner)
     changed = [name for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[name])]
     if changed:
         raise Defect(f"training changed the backbone's {changed[0]}: it is frozen, so learn tensors of your own")
@@ -112,19 +112,56 @@ def check_backbone_untouched(specimen: Specimen) -> None:
 
 
 def check_batch(specimen: Specimen) -> None:
-    """A picture's prediction is the same alone and among others."""
-    learner, pixels = specimen.trained(), specimen.batch.views["image"]
-    together = learner.predict(Batch.of(pixels))
-    alone = torch.cat([learner.predict(Batch.of(pixels[i : i + 1])) for i in range(len(pixels))])
+    """A picture's prediction is the same alone and among others, as pixels and as features; a stream's end nowhere else."""
+    learner = specimen.trained()
+    together = specimen.answer(learner)
+    spec = learner.required_features()
+    if spec:
+        seen = spec.encode(torch.cat(list(specimen.asked.views.values())))
+        features = replace(seen, views=tuple(specimen.asked.views))
+        if not close(specimen.answer(learner, Batch(NoPixels(), specimen.asked.label, features)), together):
+            raise Defect(
+                "a prediction from features differs from that of the pixels: read batches through self.image_features()"
+            )
+    if learner.adapts == "transductive":
+        return
+    learner.reset()
+    alone = torch.cat([learner.predict(part) for part in specimen.one_by_one])
     if not close(alone, together):
         raise Defect(
-            "a prediction depends on the rest of the batch: in evaluation compute each row from its own picture alone"
+            "a prediction depends on where batches end: let it depend on the pictures before it alone"
+            if learner.adapts
+            else "a prediction depends on the rest of the batch: in evaluation compute each row from its own picture alone"
         )
+
+
+def check_test_time(specimen: Specimen) -> None:
+    """Test pictures leave no trace, or along a stream none that `reset` does not wipe out; nothing learned is changed."""
+    learner = specimen.trained()
+    learner.zero_grad()
+    learned = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    first = specimen.answer(learner)
+    if learner.adapts == "online":
+        if not close(specimen.answer(learner), first):
+            raise Defect("after reset() predictions are others: forget all test pictures there")
+    else:
+        again = torch.cat([learner.predict(part) for part in (*specimen.one_by_one[::-1], specimen.asked)])[
+            -len(first) :
+        ]
+        if not close(again, first):
+            raise Defect(
+                'test pictures leave a trace: put everything back, or say adapts = "online" and forget in reset()'
+            )
+    for name, tensor in learner.state_dict().items():
+        if name not in learned or not torch.equal(tensor, learned[name]):
+            raise Defect(f"predict() changes {name}: keep what is seen of test pictures out of parameters and buffers")
+    if any(parameter.grad is not None for parameter in learner.parameters()):
+        raise Defect("predict() leaves gradients on parameters: take them with torch.autograd.grad()")
 
 
 def check_saving(specimen: Specimen) -> None:
     """What was learned is in the state: a fresh learner with it predicts the same."""
-    learner, pixels = specimen.trained(), specimen.batch.views["image"]
+    learner = specimen.trained()
     state = load(save({name: tensor.contiguous() for name, tensor in learner.state_dict().items()}))
     fresh = specimen.learner(seed=2)
     misfits = sorted(state.keys() ^ fresh.state_dict().keys())
@@ -134,7 +171,7 @@ def check_saving(specimen: Specimen) -> None:
     if misfits:
         raise Defect(f"{misfits[0]} changes its name or shape in training: make every parameter and buffer in __init__")
     fresh.load_state_dict(state)
-    if not close(fresh.eval().predict(Batch.of(pixels)), learner.predict(Batch.of(pixels))):
+    if not close(specimen.answer(fresh.eval()), specimen.answer(learner)):
         raise Defect(
             "predictions differ after saving and loading: keep all that is learned or drawn in parameters or buffers"
         )
@@ -142,27 +179,27 @@ def check_saving(specimen: Specimen) -> None:
 
 def check_classes(specimen: Specimen) -> None:
     """Other class names can be asked about, in any order; class-specific contexts are asked about some of their own."""
-    learner, pixels = specimen.trained(), specimen.batch.views["image"]
-    before = learner.predict(Batch.of(pixels))
+    learner = specimen.trained()
+    before = specimen.answer(learner)
     if learner.prompts.class_specific:
         asked = (CLASSES[2], CLASSES[0])
         learner.set_classes(asked)
-        if not close(learner.predict(Batch.of(pixels)), before[:, [2, 0]]):
+        if not close(specimen.answer(learner), before[:, [2, 0]]):
             raise Defect(
                 "asked about some of its classes, the logits are not theirs: keep classes in the order of training"
             )
     else:
         try:
             learner.set_classes(OTHER_CLASSES)
-            logits = learner.predict(Batch.of(pixels))
+            logits = specimen.answer(learner)
             learner.set_classes(OTHER_CLASSES[::-1])
-            flipped = learner.predict(Batch.of(pixels))
+            flipped = specimen.answer(learner)
         except Exception as error:
             raise Defect(
                 f"asked about new class names it fails ({type(error).__name__}: {_line(error)}): make texts for the classes "
                 "handed in, not for those of the scene, or declare `class_specific`"
             ) from error
-        if logits.shape != (len(pixels), len(OTHER_CLASSES)) or not torch.isfinite(logits).all():
+        if logits.shape != (len(CLASSES), len(OTHER_CLASSES)) or not torch.isfinite(logits).all():
             raise Defect(
                 f"asked about {len(OTHER_CLASSES)} new classes it gives {tuple(logits.shape)}: make texts for the classes "
                 "handed in, not for those of the scene, or declare `class_specific`"
@@ -170,7 +207,7 @@ def check_classes(specimen: Specimen) -> None:
         if not close(flipped, logits.flip(1)):
             raise Defect("the logits of a class depend on its place among the classes: treat every class alike")
     learner.set_classes(CLASSES)
-    if not close(learner.predict(Batch.of(pixels)), before):
+    if not close(specimen.answer(learner), before):
         raise Defect("asked about its classes again, the logits have changed: keep nothing of the classes asked before")
 
 
@@ -179,11 +216,10 @@ def check_seed(specimen: Specimen) -> None:
     first = specimen.trained()
     stir()
     again = specimen.trained()
-    pixels = specimen.batch.views["image"]
     for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
         if a.shape != b.shape or not torch.equal(a, b):
             raise Defect(f"{name} differs between two runs of the same seed: draw from torch's generator and no other")
-    if not torch.equal(first.predict(Batch.of(pixels)), again.predict(Batch.of(pixels))):
+    if not torch.equal(specimen.answer(first), specimen.answer(again)):
         raise Defect("predictions differ between two runs of the same seed: draw from torch's generator and no other")
 
 

@@ -15,6 +15,7 @@ from promptkit.backbones.tiny import tiny_backbone
 from promptkit.build import build_learner, build_views
 from promptkit.components import ContextPrompts, Scene, Views
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
+from promptkit.data.loading import views_to_test
 from promptkit.learner import Learner, Recipe
 from promptkit.registry import SLOT_KINDS, Entry, Registry, installed
 from promptkit.tensors import Batch
@@ -124,6 +125,24 @@ class Specimen:
         made = [self.views(image(i), np.random.default_rng(i)) for i in range(len(CLASSES))]
         stacked = {name: torch.stack([torch.from_numpy(view[name]) for view in made]) for name in made[0]}
         return Batch(stacked, torch.arange(len(CLASSES)))
+
+    @cached_property
+    def one_by_one(self) -> list[Batch]:
+        """A picture of each class to be predicted, in the test views of the recipe, each by itself."""
+        views = build_views(self.config, self.scratch, self.backbone, "test_views")
+        made = [views_to_test(views, image(i), 1) for i in range(len(CLASSES))]
+        return [Batch({name: view[None] for name, view in one.items()}, torch.full((1,), -1)) for one in made]
+
+    @cached_property
+    def asked(self) -> Batch:
+        """All of these together."""
+        views = {name: torch.cat([one.views[name] for one in self.one_by_one]) for name in self.one_by_one[0].views}
+        return Batch(views, torch.full((len(CLASSES),), -1))
+
+    def answer(self, learner: Learner, batch: Batch | None = None) -> Tensor:
+        """What a learner that has seen no test picture before predicts of all of these."""
+        learner.reset()
+        return learner.predict(batch or self.asked)
 
     def learner(self, seed: int = 1, backbone: Backbone | None = None) -> Learner:
         """A fresh learner that has not been trained."""

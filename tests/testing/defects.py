@@ -14,7 +14,7 @@ from promptkit import hookimpl
 from promptkit.backbones.base import Backbone, ImageSpec
 from promptkit.components import ContextPrompts, Loss, Projector, PromptGenerator, Scene, Views
 from promptkit.learner import Learner, Recipe
-from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts, View
+from promptkit.tensors import Batch, ClassTokens, ImageFeatures, Outputs, TextPrompts, View
 from promptkit.testing import tiny_backbone
 
 
@@ -404,6 +404,41 @@ class LeavesGradients(Learner):
         parameter.requires_grad_(True)
         parameter.sum().backward()
         parameter.requires_grad_(False)
+
+
+class Counts(Learner):
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.register_buffer("asked", torch.zeros(()))
+
+    def predict(self, batch: Batch) -> Tensor:
+        self.asked += 1
+        return super().predict(batch)
+
+
+class LooksAhead(Learner):
+    adapts = "online"
+
+    def predict(self, batch: Batch) -> Tensor:
+        logits = super().predict(batch)
+        return logits - logits.mean(0)
+
+
+class BanksDiffer(Learner):
+    def predict(self, batch: Batch) -> Tensor:
+        return super().predict(batch) + (0 if batch.features is None else 1)
+
+
+class NeverForgets(Learner):
+    adapts = "online"
+
+    def predict(self, batch: Batch) -> Tensor:
+        self.seen = getattr(self, "seen", 0)
+        rows = []
+        for row in super().predict(batch):
+            self.seen += 1
+            rows.append(row + self.seen)
+        return torch.stack(rows)
 
 
 def deaf(weights: str) -> Backbone:

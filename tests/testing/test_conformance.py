@@ -98,6 +98,8 @@ def test_a_sound_plugin_passes_every_check() -> None:
         ("learner", "InOrder", "new classes", "treat every class alike"),
         ("learner", "ResetsBackbone", "backbone untouched", "don't call train()"),
         ("learner", "LeavesGradients", "backbone untouched", "a gradient was left"),
+        ("learner", "Counts", "test time", "predict() changes asked"),
+        ("learner", "LooksAhead", "batch independence", "depends on where batches end"),
     ],
 )
 def test_a_defect_is_found_by_its_check_and_by_no_other(kind: str, defect: str, check: str, advice: str) -> None:
@@ -249,3 +251,15 @@ def test_a_gradient_of_zero_is_a_gradient() -> None:
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'coop'"):
         check_recipe("cooop")
+
+
+@pytest.mark.parametrize(
+    ("defect", "finding"),
+    [
+        ("BanksDiffer", "batch independence: a prediction from features differs from that of the pixels"),
+        ("NeverForgets", "test time: after reset() predictions are others"),
+    ],
+)
+def test_a_defect_at_test_time_is_named(defect: str, finding: str) -> None:
+    with registered(defects.Plugin(learner=getattr(defects, defect))):
+        assert any(found.startswith(finding) for found in check_recipe("subject"))
