@@ -116,7 +116,7 @@ def resolve(
     for key, value in merged.items():
         slot, _, name = key.partition(".")
         if slot not in classes:
-            raise UnknownNameError("slot", slot, classes)
+            raise _no_slot(key, value, classes)
         known = {option.name: option for option in option_fields(classes[slot])}
         if name not in known:
             owner = f" of {slot} {names[slot]!r}" if slot in names else f" of {slot}"
@@ -139,13 +139,18 @@ def _read_sets(sets: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
             raise ConfigError(
                 f"--set {text}: expected slot.field=value, or slot=component", "such as: --set prompts.n_ctx=8"
             )
-        if "." in key:
-            typed[key.strip()] = value
-        elif key.strip() in COMPONENT_SLOTS:
-            swapped[key.strip()] = value
-        else:
-            raise UnknownNameError("slot", key.strip(), COMPONENT_SLOTS)
+        (swapped if key.strip() in COMPONENT_SLOTS else typed)[key.strip()] = value
     return swapped, typed
+
+
+def _no_slot(key: str, value: Any, classes: Mapping[str, type]) -> ConfigError | UnknownNameError:
+    """The error for a setting of no slot. A field's name alone may be what was meant."""
+    slot, dot, _ = key.partition(".")
+    owners = [owner for owner, options in classes.items() if key in {option.name for option in option_fields(options)}]
+    if owners:
+        ways = " or ".join(f"--set {owner}.{key}={value}" for owner in owners)
+        return ConfigError(f"--set {key}={value}: expected slot.field=value", f"did you mean {ways}?")
+    return UnknownNameError("slot", slot, classes if dot else COMPONENT_SLOTS)
 
 
 def _checked(tables: Mapping[str, Any]) -> dict[str, Any]:

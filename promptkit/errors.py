@@ -33,13 +33,19 @@ class PromptkitError(Exception):
         self.hint = hint
 
 
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like another, whatever their case; "" where none is."""
+    lower = {other.lower(): other for other in sorted(known)}
+    return next((lower[found] for found in get_close_matches(name.lower(), lower, n=1)), "")
+
+
 class UnknownNameError(PromptkitError):
     """A name that nobody offers; the message carries the nearest one that exists."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        nearest = get_close_matches(name, known, n=1)
-        suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        nearest = nearest_name(name, known)
+        suggestion = f"; did you mean {nearest!r}?" if nearest else ""
         listing = f"known: {', '.join(known)}" if known else ""
         super().__init__(f"no {kind} named {name!r}{suggestion}", hint or listing)
 

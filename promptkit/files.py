@@ -7,14 +7,13 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 from annotated_types import Predicate
 
-from promptkit.errors import OutputError
+from promptkit.errors import OutputError, nearest_name
 
 T = TypeVar("T")
 
@@ -44,8 +43,8 @@ def missing(path: Path, what: str) -> tuple[str, str]:
     """Message and hint of the error that there is no such thing: the nearest name, and from where on it is not there."""
     gone = next(part for part in (*reversed(path.parents), path) if not os.path.exists(part))
     siblings = os.listdir(gone.parent) if os.path.isdir(gone.parent) and os.access(gone.parent, os.R_OK) else []
-    nearest = get_close_matches(gone.name, siblings, n=1)
-    suggestion = f"; did you mean '{gone.parent / nearest[0]}'?" if nearest else ""
+    nearest = nearest_name(gone.name, siblings)
+    suggestion = f"; did you mean '{gone.parent / nearest}'?" if nearest else ""
     return f"no {what} {path}{suggestion}", f"{gone.parent.resolve()} has no {gone.name!r}"
 
 

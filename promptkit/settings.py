@@ -6,14 +6,13 @@ its options in the same way. Nothing else of promptkit is imported here, so that
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.errors import ConfigError, UnknownNameError, nearest_name
 
 T = TypeVar("T")
 Scalar = str | int | float | bool
@@ -226,8 +225,8 @@ class OptionField:
         except (ValidationError, ValueError):
             shown = repr(value) if len(repr(value)) < 200 else f"{repr(value)[:200]}..."
             choices = [str(choice) for choice in get_args(self.kind)] if get_origin(self.kind) is Literal else []
-            nearest = get_close_matches(str(value), choices, n=1)
-            suggestion = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            nearest = nearest_name(str(value), choices)
+            suggestion = f"; did you mean {nearest!r}?" if nearest else ""
             hint = f"{where}: {self.help}" if self.help else ""
             raise ConfigError(f"{where}={shown}: expected {self.type_name}{suggestion}", hint) from None
 

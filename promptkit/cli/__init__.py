@@ -30,6 +30,7 @@ from promptkit.cli import (
     table,
     train,
 )
+from promptkit.cli.command import Command
 from promptkit.cli.console import RANK, escape, visible
 from promptkit.errors import PromptkitError
 
@@ -68,7 +69,7 @@ def _add(name: str, command: Callable[..., None], **words: Any) -> None:
                 raise
             raise RuntimeError("KeyboardInterrupt") from error
 
-    app.command(name, **words)(guarded)
+    app.command(name, cls=Command, **words)(guarded)
 
 
 RUNS, IMAGES, PLUGINS = "Runs", "Pictures", "Plugins"

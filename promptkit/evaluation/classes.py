@@ -11,11 +11,10 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from promptkit.data.layouts import Dataset
 from promptkit.data.selection import class_subset, keep_classes, read_classes
-from promptkit.errors import DataError, UnknownNameError
+from promptkit.errors import DataError, UnknownNameError, nearest_name
 
 log = logging.getLogger("promptkit")
 
@@ -84,6 +83,5 @@ def warn_untrained(dataset: Dataset, trained: Mapping[str, Sequence[str]]) -> No
 
 
 def _with_nearest(name: str, known: Sequence[str]) -> str:
-    lower = {other.lower(): other for other in known}
-    nearest = get_close_matches(name.lower(), lower, n=1)
-    return f"{name!r} (nearest: {lower[nearest[0]]!r})" if nearest else repr(name)
+    nearest = nearest_name(name, known)
+    return f"{name!r} (nearest: {nearest!r})" if nearest else repr(name)

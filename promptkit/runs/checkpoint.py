@@ -53,6 +53,8 @@ class Metadata:
 def read_metadata(run: Path) -> Metadata:
     """The header of a run's tensors. Raises CheckpointError when there is none that can be trusted."""
     path = run / WEIGHTS
+    if os.path.isfile(run):
+        raise CheckpointError(f"{run} is a file, and a run is the folder that holds its files", f"give {run.parent}")
     if not os.path.lexists(path):
         there = sorted(item.name for item in run.parent.glob("*") if os.path.isfile(item / WEIGHTS))
         raise CheckpointError(

@@ -253,6 +253,12 @@ def test_what_failed_before_it_learned_anything_can_be_corrected(bench: Command,
     assert "lr = 0.002" in file.read_text()
 
 
+def test_several_learners_need_commas(bench: Command) -> None:
+    done = bench("few-shot", "--learners", "coop", "gopro")
+    assert done.status == 2
+    assert "hint:  did you mean --learners coop,gopro?" in done.err
+
+
 def test_a_damaged_run_file_is_one_failed_run(bench: Command, tmp_path: Path) -> None:
     bench("few-shot", "--learners", "coop")
     (file,) = tmp_path.rglob("coop/**/run.toml")

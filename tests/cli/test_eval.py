@@ -171,6 +171,10 @@ def test_a_folder_without_a_run_names_the_runs_beside_it(train: Command, promptk
     assert done.status == 2
     assert "runs/cop" in done.err
     assert "runs beside it: coop" in done.err
+    done = promptkit("eval", "runs/coop/learner.safetensors")
+    assert done.status == 2
+    assert "learner.safetensors is a file, and a run is the folder that holds its files" in done.err
+    assert "hint:  give runs/coop" in done.err
 
 
 def test_a_file_that_is_no_checkpoint(train: Command, promptkit: Command, tmp_path: Path) -> None:

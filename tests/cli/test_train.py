@@ -93,6 +93,23 @@ def test_clipping_bounds_what_a_step_changes(train: Command, tmp_path: Path) -> 
     ("words", "message"),
     [
         (("gopr",), "error: no recipe named 'gopr'; did you mean 'gopro'?"),
+        (("GOPro",), "error: no recipe named 'GOPro'; did you mean 'gopro'?"),
+        (
+            ("coop", "--set", "n_ctx=8"),
+            "error: --set n_ctx=8: expected slot.field=value\nhint:  did you mean --set prompts.n_ctx=8?",
+        ),
+        (
+            ("coop", "--domains", "photo", "cartoon"),
+            "error: promptkit train has no place for: cartoon\nhint:  did you mean --domains photo,cartoon?",
+        ),
+        (
+            ("coop", "--set", "train.lr", "0.1"),
+            "error: promptkit train has no place for: 0.1\nhint:  did you mean --set train.lr=0.1?",
+        ),
+        (
+            ("coop", "more"),
+            "error: promptkit train has no place for: more\nhint:  promptkit train --help shows what it takes",
+        ),
         (("gopro", "--set", "prompts=gpro"), "error: no prompts named 'gpro'; did you mean 'gopro'?"),
         (
             ("gopro", "--set", "prompts.nctx=3"),
@@ -120,6 +137,12 @@ def test_a_mistake_is_answered_in_one_message(words: tuple[str, ...], message: s
     assert errors.startswith(message)
     assert "Traceback" not in done.err
     assert errors.count("\n") <= 2
+
+
+def test_a_folder_behind_the_recipe_is_taken_for_the_data(promptkit: Command, images: Path) -> None:
+    done = promptkit("train", "coop", images)
+    assert done.status == 2
+    assert f"hint:  did you mean --data {images}?" in done.err
 
 
 def test_debug_shows_the_trace(train: Command) -> None:
