@@ -150,6 +150,16 @@ class OpenClipBackbone(Backbone):
         (ids,) = self.prompt_tokenizer.encode([words])
         return self.text_tower.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
 
+    @torch.no_grad()
+    def nearest_words(self, vectors: Float[Tensor, "M W"], most: int) -> list[list[tuple[str, float]]]:
+        """For each vector, the tokens whose embeddings are nearest, with their Euclidean distances, the nearest first."""
+        table: Tensor = self.text_tower.source.token_embedding.weight
+        distances, tokens = torch.cdist(vectors.to(table), table).topk(most, largest=False)
+        return [
+            [(self.prompt_tokenizer.word(token), distance) for token, distance in zip(*row, strict=True)]
+            for row in zip(tokens.tolist(), distances.tolist(), strict=True)
+        ]
+
     def _to_device(self, classes: ClassTokens) -> ClassTokens:
         device = self.device
         return ClassTokens(classes.names, classes.ids.to(device), classes.context_positions.to(device))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,12 @@ class PromptTokenizer:
                 stop -= 1
             bodies.append(row[len(self.start) : stop - len(self.end)])
         return bodies
+
+    def word(self, token: int) -> str:
+        """What a token stands for, often a piece of a word; control characters are spelt out."""
+        tokenizer: Any = self.tokenizer  # open_clip's own, or one that holds Hugging Face's
+        decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
+        return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in str(decode([token])).strip())
 
     def tokenize_names(self, names: Sequence[str], n_ctx: int, position: Position, words: str = "") -> ClassTokens:
         """ "<n_ctx places> words name." with the name at the end, in the middle or at the front, as in CoOp's

@@ -21,11 +21,14 @@ from promptkit.cli import (
     data,
     demo,
     evaluate,
+    explain,
     export,
+    figure,
     install,
     new,
     plugins,
     predict,
+    report,
     runs,
     table,
     train,
@@ -81,6 +84,9 @@ _add("eval", evaluate.evaluate, no_args_is_help=True, rich_help_panel=RUNS)
 _add("predict", predict.predict, no_args_is_help=True, rich_help_panel=RUNS)
 _add("bench", bench.bench, no_args_is_help=True, rich_help_panel=RUNS)
 _add("table", table.table, no_args_is_help=True, rich_help_panel=RUNS)
+_add("explain", explain.explain, no_args_is_help=True, rich_help_panel=RUNS)
+_add("figure", figure.figure, no_args_is_help=True, rich_help_panel=RUNS)
+_add("report", report.report, no_args_is_help=True, rich_help_panel=RUNS)
 _add("export", export.export, no_args_is_help=True, rich_help_panel=RUNS)
 _add("runs", runs.runs, rich_help_panel=RUNS)
 _add("data", data.data, no_args_is_help=True, rich_help_panel=IMAGES)

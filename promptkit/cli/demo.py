@@ -25,7 +25,10 @@ def demo(
     from promptkit.cli.plugins import warn_broken
     from promptkit.demo.comparison import IMAGES, SHOTS, SOURCE, Comparison
     from promptkit.demo.findings import sentences, table
+    from promptkit.errors import ConfigError
+    from promptkit.files import replace_file
     from promptkit.registry import installed
+    from promptkit.report.making import bench_subject, make_page, needs_extra
 
     terminal, registry = console(), installed()
     warn_broken(registry)
@@ -52,6 +55,14 @@ def demo(
     terminal.print(table(figures))
     for sentence in sentences(figures):
         terminal.print(f"- {sentence}", soft_wrap=True)
+    try:
+        needs_extra()
+    except ConfigError as error:
+        terminal.print(f"no page to look at: {error.message}; {error.hint}", soft_wrap=True, markup=False)
+    else:
+        page = out / "report.html"
+        replace_file(page, make_page(bench_subject(comparison.runs), {}, "auto").encode(), "make room")
+        terminal.print(f"report: {page}; open it in a browser", soft_wrap=True, markup=False)
     terminal.print(
         f"next: promptkit table {comparison.runs}; and on pictures of your own: promptkit train gopro --data FOLDER",
         soft_wrap=True,

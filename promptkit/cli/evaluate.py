@@ -13,7 +13,6 @@ from promptkit.settings import BackboneSettings, EvalSettings, parsed
 if TYPE_CHECKING:
     from promptkit.bench.formats import Table
     from promptkit.evaluation.evaluate import Evaluation
-    from promptkit.evaluation.runs import OpenedRuns
     from promptkit.metrics import Scores
 
 
@@ -51,7 +50,7 @@ def evaluate(
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.images import warn_unreadable
     from promptkit.evaluation import evaluate as evaluation
-    from promptkit.evaluation.runs import open_runs
+    from promptkit.evaluation.runs import keep_answers, open_runs
     from promptkit.progress import reported
     from promptkit.registry import installed
 
@@ -76,19 +75,10 @@ def evaluate(
     )
     console().print(rich_table(_table(found, asked)))
     if keep and not RANK:
-        _keep(opened, found, settings)
+        for folder in keep_answers(opened, found, settings):
+            console().print(f"kept {folder}", soft_wrap=True, markup=False)
     if json_ and not RANK:
         _write_json(json_, found, opened.dataset.classnames, asked)
-
-
-def _keep(opened: "OpenedRuns", found: "Evaluation", settings: EvalSettings) -> None:
-    from promptkit.cli.console import console
-    from promptkit.runs.records import write_records
-
-    asked = (opened.name, settings.split, settings.classes)
-    for name, answers in found.predictions.items():
-        folder = write_records(opened.folders[name], opened.dataset, asked, opened.learners[name].classnames, answers)
-        console().print(f"kept {folder}", soft_wrap=True, markup=False)
 
 
 def _table(found: "Evaluation", asked: Mapping[str, Sequence[str]]) -> "Table":

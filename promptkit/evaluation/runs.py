@@ -13,10 +13,12 @@ from promptkit.data.layouts import Dataset
 from promptkit.data.selection import SPLIT_POLICIES, open_dataset, select_evaluation
 from promptkit.errors import ConfigError
 from promptkit.evaluation.classes import choose_classes, warn_untrained
+from promptkit.evaluation.evaluate import Evaluation
 from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.runs.checkpoint import read_metadata
 from promptkit.runs.opening import restore, run_config
+from promptkit.runs.records import write_records
 from promptkit.settings import BackboneSettings, EvalSettings, Scalar, split_names
 
 
@@ -79,6 +81,15 @@ def open_runs(
     if settings.classes in ("auto", "trained"):
         warn_untrained(read, {name: trained[name] for name, learner in learners.items() if learner.state_dict()})
     return OpenedRuns(learners, dataset, path, name or Path(path).absolute().stem, {names[run]: run for run in runs})
+
+
+def keep_answers(opened: OpenedRuns, found: Evaluation, settings: EvalSettings) -> list[Path]:
+    """Write what each run answered into its folder; returns where. Raises OutputError when it can't be written."""
+    asked = (opened.name, settings.split, settings.classes)
+    return [
+        write_records(opened.folders[name], opened.dataset, asked, opened.learners[name].classnames, answers)
+        for name, answers in found.predictions.items()
+    ]
 
 
 def names_of(runs: Sequence[Path]) -> dict[Path, str]:

@@ -73,6 +73,8 @@ class Record:
     domain: str
     about: About
     table: "pyarrow.Table"
+    written: float
+    """When, as `time.time` counts."""
 
 
 def learner_checksum(run: Path) -> str:
@@ -153,8 +155,8 @@ def read_records(run: Path) -> list[Record]:
 
     Raises CheckpointError for a file that is no record.
     """
-    now = learner_checksum(run)
     found = [_read(path) for path in sorted((run / RECORDS).glob("*/*.parquet"))]
+    now = learner_checksum(run) if found else ""
     if stale := [record for record in found if record.about.learner != now]:
         log.warning("%s: %d records are of a learner that was there before; left out", run, len(stale))
     return [record for record in found if record.about.learner == now]
@@ -175,4 +177,4 @@ def _read(path: Path) -> Record:
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise CheckpointError(f"{path} is no record of answers: {error}", "eval --keep writes it again") from None
     domains = table["domain"].unique().to_pylist()
-    return Record(domains[0] if domains else "", about, table)
+    return Record(domains[0] if domains else "", about, table, path.stat().st_mtime)

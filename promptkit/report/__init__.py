@@ -1,0 +1,1 @@
+"""What runs learned and answered, to look at."""
