@@ -99,6 +99,9 @@ class DataSettings:
     domains: Annotated[Domains, Flag(TRAIN)] = ""
     classes: Annotated[str, "all, base, new, or a file with one class name a line", Flag(TRAIN)] = "all"
     shots: Annotated[int, "training pictures per class (and domain); 0: all", Ge(0), Flag(TRAIN)] = 0
+    limit: Annotated[
+        int, "pictures to train on, and to validate with, at most: for a quick try; 0: all", Ge(0), Flag(TRAIN)
+    ] = 0
     split: Annotated[
         str,
         "given: the splits of the data, drawn where it has none; draw: always drawn",
@@ -145,11 +148,20 @@ class BackboneSettings:
 class TrainSettings:
     epochs: Annotated[int, "passes over the training pictures", Ge(0), Flag(TRAIN_BENCH)] = 50
     batch_size: Annotated[int, "pictures per step", Ge(1), Flag(TRAIN_BENCH)] = 32
+    accumulate: Annotated[
+        int,
+        "parts that the pictures of a step go through one after the other: the same gradient from less memory",
+        Ge(1),
+        Flag(TRAIN),
+    ] = 1
     lr: Annotated[float, "peak learning rate", Ge(0), Flag(TRAIN)] = 0.002
     optimizer: Annotated[str, "any optimiser of timm: momentum (SGD), sgd (Nesterov's), adamw, ..."] = "momentum"
     momentum: Annotated[float, "momentum, where the optimiser has one", Ge(0), Lt(1)] = 0.9
     weight_decay: Annotated[float, "weight decay of matrices and contexts; biases and norms have none", Ge(0)] = 5e-4
-    warmup_epochs: Annotated[int, "epochs at warmup_lr before the cosine begins", Ge(0)] = 1
+    schedule: Annotated[Literal["cosine", "tanh", "poly", "step"], "how the rate falls after the warm-up"] = "cosine"
+    decay_epochs: Annotated[int, "epochs from one fall to the next, in the schedule step", Ge(1)] = 30
+    decay_rate: Annotated[float, "factor of a fall in the schedule step; exponent in poly", Gt(0)] = 0.1
+    warmup_epochs: Annotated[int, "epochs at warmup_lr before the schedule begins", Ge(0)] = 1
     warmup_lr: Annotated[float, "learning rate of the warm-up", Ge(0)] = 1e-5
     clip_grad: Annotated[float, "largest norm of the gradient; 0: not clipped", Ge(0)] = 0.0
     precision: Annotated[Literal["float32", "bf16"], "arithmetic of the forward pass", Flag(TRAIN)] = "float32"
@@ -157,6 +169,12 @@ class TrainSettings:
         False
     )
     log: Annotated[str, "trackers besides log.jsonl: tensorboard, wandb, mlflow; comma-separated", Flag(TRAIN)] = ""
+    keep: Annotated[
+        Literal["last", "best"], "the epoch to keep: the last, or that of the best validation accuracy", Flag(TRAIN)
+    ] = "last"
+    patience: Annotated[
+        int, "epochs without a better validation accuracy after which training ends; 0: never", Ge(0), Flag(TRAIN)
+    ] = 0
     save_minutes: Annotated[float, "minutes after which a long epoch is saved, to be resumed in its middle", Ge(0)] = (
         10.0
     )

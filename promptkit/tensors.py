@@ -56,6 +56,15 @@ class ImageFeatures:
             parts[0].views,
         )
 
+    def rows(self, rows: Int[Tensor, " b"]) -> "ImageFeatures":
+        """The features of some of the images, in all views."""
+        images = len(self.pooled) // len(self.views)
+        rows = torch.cat([rows + images * view for view in range(len(self.views))])
+        patches = None if self.patches is None else self.patches[rows]
+        return ImageFeatures(
+            self.pooled[rows], patches, tuple(intermediate[rows] for intermediate in self.intermediates), self.views
+        )
+
     def split(self) -> dict[str, "ImageFeatures"]:
         """The features of each view."""
         n = len(self.views)
@@ -113,6 +122,17 @@ class Batch:
     def of(pixels: Float[Tensor, "B 3 H W"]) -> "Batch":
         """Images without labels, in one view, to be predicted."""
         return Batch({"image": pixels}, torch.full((pixels.shape[0],), -1))
+
+    def chunk(self, n: int) -> list["Batch"]:
+        """Consecutive parts of the images: n of them, or one for each image where there are fewer."""
+        return [self._rows(rows) for rows in torch.arange(len(self.label), device=self.label.device).chunk(n)]
+
+    def _rows(self, rows: Int[Tensor, " b"]) -> "Batch":
+        views: Mapping[str, Tensor] = self.views
+        if not isinstance(views, NoPixels):
+            views = {name: pixels[rows] for name, pixels in views.items()}
+        features = self.features and self.features.rows(rows)
+        return Batch(views, self.label[rows], features, self.domain[rows], self.index[rows])
 
     def to(self, device: torch.device) -> "Batch":
         if isinstance(self.views, NoPixels):

@@ -109,7 +109,7 @@ def select_training(dataset: Dataset, settings: DataSettings, seed: int) -> Data
     if 0 < len(lacking) < len(counts):
         more = [f"and {len(lacking) - LISTED} more"] if len(lacking) > LISTED else []
         log.warning("classes without a training picture: %s", ", ".join(lacking[:LISTED] + more))
-    return dataset
+    return limited(dataset, settings.limit, seed) if settings.limit else dataset
 
 
 def select_evaluation(
@@ -129,6 +129,16 @@ def select_evaluation(
     if split != "all":
         dataset = subset(split_policy(policy).split(dataset, split_seed), split)
     return class_subset(subset(dataset, domains=domains), classes)
+
+
+def limited(dataset: Dataset, limit: int, seed: int) -> Dataset:
+    """Draw at most `limit` images to train on and as many to validate with; the classes and the test images stay."""
+    left_out: set[Path] = set()
+    for split in ("train", "val"):
+        paths = sorted((item.path for item in dataset.items if item.split == split), key=str)
+        random.Random(f"{seed}/{split}").shuffle(paths)
+        left_out |= {*paths[limit:]}
+    return replace(dataset, items=tuple(item for item in dataset.items if item.path not in left_out))
 
 
 PARTS = ("test", "val", "train", "all")

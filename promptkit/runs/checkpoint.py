@@ -37,17 +37,16 @@ class Metadata:
     domains: list[str]
     """Of the training pictures."""
     epoch: Annotated[int, Ge(0)]
+    """That the tensors were learned by."""
     epochs: Annotated[int, Ge(0)]
+    finished: bool
+    """Has the run come to its end?"""
     version: str
     figures: dict[str, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.settings.get("recipe") != self.recipe:
             raise ValueError("its settings are of another recipe")
-
-    @property
-    def finished(self) -> bool:
-        return self.epoch >= self.epochs
 
 
 def read_metadata(run: Path) -> Metadata:

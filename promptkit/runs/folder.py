@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from promptkit.errors import CheckpointError, OutputError
 from promptkit.files import regular_file, replace_file, writing
 from promptkit.learner import Learner
 from promptkit.runs import tensorfile
-from promptkit.runs.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, Metadata
+from promptkit.runs.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, Metadata, read_metadata, read_tensors
 from promptkit.runs.lock import FolderLock
 from promptkit.runs.status import run_status
 
@@ -99,6 +99,11 @@ class RunFolder:
 
     def finish(self) -> None:
         """The run is done, and has nothing to go on from."""
+        if self.writes:
+            metadata = read_metadata(self.path)
+            if not metadata.finished:  # an earlier epoch is kept
+                content = json.dumps(asdict(replace(metadata, finished=True)))
+                self._replace(WEIGHTS, tensorfile.pack(read_tensors(self.path), content))
         self._drop(STATE)
 
     def log(self, line: Mapping[str, Any]) -> None:

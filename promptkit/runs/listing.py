@@ -59,7 +59,7 @@ def _listed(path: Path) -> ListedRun:
         source, seed, epochs = data.get("path"), train.get("seed"), train.get("epochs")
         if not isinstance(source, str) or not isinstance(seed, int) or not isinstance(epochs, int):
             raise CheckpointError(f"{path / SETTINGS} has no sound data.path, train.seed and train.epochs")
-        best = _best(path)
+        best = best_epoch(path)
     except PromptkitError as error:
         return ListedRun(path, "damaged", cause=error.message)
     epoch, kept = (saved.metadata.epoch, saved.metadata.figures) if saved.metadata else (0, {})
@@ -68,8 +68,11 @@ def _listed(path: Path) -> ListedRun:
     return ListedRun(path, saved.status, saved.tables["recipe"], source, seed, epoch, epochs, dict(kept), *best)
 
 
-def _best(run: Path) -> tuple[float | None, int]:
-    """The highest val_accuracy in a run's log, and its epoch."""
+def best_epoch(run: Path) -> tuple[float | None, int]:
+    """The highest val_accuracy in a run's log, and its epoch; None and 0 where there is none.
+
+    Raises CheckpointError for a log that can't be read.
+    """
     try:
         rows = [checked_json(dict[str, Any], line) for line in read_log(run) if line.strip()]
     except ValueError as error:

@@ -25,9 +25,14 @@ class EpochResult:
     val_accuracy: float | None = None
     """Set by the callback that validates, for those after it; None where there is no val split."""
 
+    best: bool = False
+    """Set by the callback that compares: is its val_accuracy above that of every epoch before it?"""
+    stop: bool = False
+    """Set by a callback after which there is to be no other epoch."""
+
     @property
     def last(self) -> bool:
-        return self.epoch == self.epochs
+        return self.stop or self.epoch == self.epochs
 
     @property
     def figures(self) -> dict[str, float]:

@@ -22,10 +22,12 @@ from promptkit.registry import Registry, installed
 from promptkit.runs import state
 from promptkit.runs.checkpoint import Metadata
 from promptkit.runs.folder import RunFolder
+from promptkit.runs.listing import best_epoch
 from promptkit.runs.lock import FolderLock
 from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
 from promptkit.training.batches import cached_batches, image_batches
+from promptkit.training.best import BestEpoch
 from promptkit.training.profile import Profile
 from promptkit.training.progress import Forecast, TrainingProgress
 from promptkit.training.saving import EpochLog, Saving
@@ -139,6 +141,13 @@ class Run:
             batches: Batches = cached_batches(config, learner, self.pictures, self.views, console)
         else:
             batches = image_batches(config, self.pictures, self.views, cuda)
+        validation = subset(self.dataset, "val")
+        if (train.keep == "best" or train.patience) and not validation.items:
+            which = "--keep best" if train.keep == "best" else "--patience"
+            raise ConfigError(
+                f"{which} looks at the validation accuracy, and the data has no val split",
+                "--split draw draws one; or leave it out",
+            )
         watch = Profile(learner, batches, console) if profile else None
         trainer = Trainer(learner, watch or batches, train)
         if resuming:
@@ -150,13 +159,20 @@ class Run:
             folder.begin(config)
         images = trained_on(len(self.pictures.items), train.batch_size)
         seen = (trainer.loop.epoch - 1) * images + trainer.loop.images * distributed.processes()
+        best = best_epoch(folder.path) if resuming else (None, 0)
         # Validation sets a figure that those after it show; what is shown or tracked was saved before.
         trainer.train(
             [
-                Validation(learner, subset(self.dataset, "val"), config.data.max_pixels, self.cache),
+                Validation(learner, validation, config.data.max_pixels, self.cache),
+                BestEpoch(train.patience, *best),
                 EpochLog(folder),
                 Saving(
-                    folder, learner, metadata, lambda: state.pack(trainer, config, metadata.data), train.save_minutes
+                    folder,
+                    learner,
+                    metadata,
+                    lambda: state.pack(trainer, config, metadata.data),
+                    train.save_minutes,
+                    only_best=train.keep == "best",
                 ),
                 self.trackers,
                 TrainingProgress(console, f"training {folder.path}", images, train.epochs, seen, lines),
@@ -190,6 +206,7 @@ class Run:
             classnames=list(self.dataset.classnames),
             epoch=self.config.train.epochs,
             epochs=self.config.train.epochs,
+            finished=True,
             version=promptkit.__version__,
             domains=list(self.dataset.domains),
         )

@@ -32,19 +32,26 @@ class EpochLog(Callback):
 
 
 class Saving(Callback):
-    """Saves the learner after every epoch, and the state then and every so many minutes.
+    """Saves the learner after every epoch, or every best one, and the state after every epoch and so many minutes.
 
-    `pack` returns the state as it is now; `metadata` is that of the learner, less the epoch and its figures.
+    `pack` returns the state as it is now; `metadata` is that of the learner, less what is known of its epoch.
     """
 
     def __init__(
-        self, folder: RunFolder, learner: Learner, metadata: Metadata, pack: Callable[[], bytes], minutes: float
+        self,
+        folder: RunFolder,
+        learner: Learner,
+        metadata: Metadata,
+        pack: Callable[[], bytes],
+        minutes: float,
+        only_best: bool = False,
     ) -> None:
         self.folder = folder
         self.learner = learner
         self.metadata = metadata
         self.pack = pack
         self.seconds = 60 * minutes
+        self.only_best = only_best
         self.saved = time.monotonic()
 
     def on_start(self) -> None:
@@ -58,7 +65,9 @@ class Saving(Callback):
     def on_epoch(self, result: EpochResult) -> None:
         if not result.last:  # first, so that a learner that isn't finished never lacks its state
             self._save_state()
-        self.folder.save(self.learner, replace(self.metadata, epoch=result.epoch, figures=result.figures))
+        if result.best or not self.only_best:
+            metadata = replace(self.metadata, epoch=result.epoch, figures=result.figures, finished=result.last)
+            self.folder.save(self.learner, metadata)
         if result.last:
             self.folder.finish()
 

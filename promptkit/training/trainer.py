@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
-from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import Tensor
 
 from promptkit import contract, distributed
@@ -20,6 +20,7 @@ from promptkit.runs.state import LoopState, Training
 from promptkit.runs.tensorfile import misfits
 from promptkit.settings import TrainSettings
 from promptkit.tensors import Batch
+from promptkit.training.accumulation import check_accumulates
 from promptkit.training.callbacks import Callback, EpochResult
 from promptkit.training.optimizer import load_optimizer, make_optimizer, optimizer_state
 
@@ -40,13 +41,16 @@ class Trainer:
         self.loop = LoopState.before(1)
         self.parameters = list(learner.parameters())
         self.optimizer = make_optimizer(learner, settings)
-        # As the published learners do: warm-up epochs at a constant rate, then a cosine over `epochs` from the peak.
+        # As the published learners do: warm-up epochs at a constant rate, then a schedule over `epochs` from the peak.
         warmup = min(settings.warmup_epochs, settings.epochs - 1)
-        self.schedule = CosineLRScheduler(
+        self.schedule, _ = create_scheduler_v2(
             self.optimizer,
-            t_initial=max(settings.epochs, 2),  # timm warns of a cosine over one epoch, which is the peak rate
-            warmup_t=warmup,
-            warmup_lr_init=settings.warmup_lr if warmup else settings.lr,
+            settings.schedule,
+            num_epochs=max(settings.epochs, 2),  # timm warns of a cosine over one epoch, which is the peak rate
+            decay_epochs=settings.decay_epochs,
+            decay_rate=settings.decay_rate,
+            warmup_epochs=warmup,
+            warmup_lr=settings.warmup_lr if warmup else settings.lr,
             warmup_prefix=True,
         )
         torch.manual_seed(settings.seed + distributed.rank())
@@ -64,10 +68,12 @@ class Trainer:
         try:
             for callback in callbacks:
                 callback.on_start()
-            while self.loop.epoch <= self.settings.epochs:
+            last = False
+            while self.loop.epoch <= self.settings.epochs and not last:
                 result = self._train_epoch(callbacks)
                 for callback in callbacks:
                     callback.on_epoch(result)
+                last = result.last
         finally:
             for callback in callbacks:
                 callback.on_end()
@@ -122,14 +128,10 @@ class Trainer:
         while True:
             self.optimizer.zero_grad()
             try:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                    outputs = self.learner(batch)
-                    terms = self.learner.loss(outputs)
-                    contract.check_terms(terms)
-                    with torch.no_grad():
-                        metrics = as_tensors(self.learner.metrics(outputs), terms)
-                contract.check_differentiable(terms)
-                self.learner.backward(terms)
+                parts = batch.chunk(accumulate) if (accumulate := self.settings.accumulate) > 1 else [batch]
+                if accumulate > 1 and self.loop.step == 1:
+                    check_accumulates(self.learner, batch, accumulate)
+                figures = [self._gradients(part, len(part.label) / len(batch.label)) for part in parts]
             except torch.OutOfMemoryError as error:
                 if distributed.processes() > 1:
                     raise TrainingError(
@@ -143,7 +145,25 @@ class Trainer:
                     ) from None
                 log.warning("out of memory at step %d; going on in smaller chunks", self.loop.step)
             else:
+                terms, metrics = (
+                    {name: torch.stack([part[name] for part in kind]).sum() for name in kind[0]}
+                    for kind in zip(*figures, strict=True)
+                )
                 return terms, metrics
+
+    def _gradients(self, part: Batch, share: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Add the gradients of a share of a step's batch; returns its share of the loss terms and of the metrics."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            outputs = self.learner(part)
+            terms = dict(self.learner.loss(outputs))
+            contract.check_terms(terms)
+            with torch.no_grad():
+                metrics = as_tensors(self.learner.metrics(outputs), terms)
+        contract.check_differentiable(terms)
+        if share < 1:
+            terms, metrics = ({name: share * value for name, value in kind.items()} for kind in (terms, metrics))
+        self.learner.backward(terms)
+        return {name: term.detach() for name, term in terms.items()}, metrics
 
     def _update(self, terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> tuple[dict[str, float], float]:
         """Let the optimiser use the gradients of all processes; returns the figures, and the norm before clipping.
