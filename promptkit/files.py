@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, TypeVar, cast
 
 from annotated_types import Predicate
@@ -19,14 +20,19 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """$PROMPTKIT_CACHE, or where the platform keeps a user's caches."""
+    """$PROMPTKIT_CACHE, or where the platform keeps a user's caches. Raises OutputError where the user has no home."""
     if chosen := os.environ.get("PROMPTKIT_CACHE"):
         return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/promptkit"
     if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
         return Path(local) / "promptkit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptkit"
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library/Caches/promptkit"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptkit"
+    except RuntimeError:
+        raise OutputError(
+            "nothing can be kept: you have no home folder", "PROMPTKIT_CACHE names a folder, or HOME a home"
+        ) from None
 
 
 def regular_file(path: Path, limit: int) -> int:
@@ -37,6 +43,21 @@ def regular_file(path: Path, limit: int) -> int:
     if info.st_size > limit:
         raise OSError(f"it has {info.st_size:,} bytes, and at most {limit:,} are read")
     return info.st_size
+
+
+def text_of(path: Path, limit: int = 2**26) -> str:
+    """The text of a file of at most `limit` bytes, in UTF-8. Raises OSError for what is no file, ValueError for no text."""
+    regular_file(path, limit)
+    return path.read_text(encoding="utf-8-sig")
+
+
+def is_text(text: str) -> bool:
+    """Can it be written in UTF-8? Names of files and what is typed may hold other bytes, which Python keeps as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def missing(path: Path, what: str) -> tuple[str, str]:
@@ -118,6 +139,16 @@ def replacing(path: Path, hint: str) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, hint: str) -> None:
+    """Make a folder and see that it takes files. Raises OutputError."""
+    if not is_text(str(folder)):
+        raise OutputError(f"{folder} can't be written: its name is not in UTF-8", hint)
+    with writing(folder, hint):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
 
 
 def replace_file(path: Path, content: bytes, hint: str) -> None:

@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from annotated_types import Ge, Gt, Le, Lt
 
 from promptkit.errors import ConfigError, UnknownNameError, nearest_name
+from promptkit.files import is_text
 
 T = TypeVar("T")
 Scalar = str | int | float | bool
 
 MAX_PIXELS = 178_956_970
 """Pillow's own bound on what may be decoded."""
+MOST = {int: 2**31 - 1, float: 3.4e38}
+"""Of a number that is declared without a bound: what sizes, and the arithmetic of tensors, can hold."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ TRAIN_BENCH, TRAIN_EVAL, EVERY = (*TRAIN, "bench"), (*TRAIN, *EVAL), (*TRAIN, "b
 
 # What several slots hold, with its help and range; each adds the commands that have a flag for it.
 Domains = Annotated[str, "domains to use, comma-separated; empty: all"]
-Workers = Annotated[int, "processes that prepare pictures; -1: chosen from the machine", Ge(-1), Le(4096)]
+Workers = Annotated[int, "processes that prepare pictures; -1: chosen from the machine", Ge(-1), Le(512)]
 Strict = Annotated[bool, "stop at an unreadable picture instead of counting it"]
 MaxPixels = Annotated[
     int, "a picture of more pixels is left out as unreadable, before it is decoded", Ge(1), Le(MAX_PIXELS)
@@ -135,6 +138,7 @@ class BackboneSettings:
         float,
         "what encoding text may hold, in GB; 0: half of a GPU's memory, or a quarter of the machine's",
         Ge(0),
+        Le(1e6),
         Flag(TRAIN_EVAL),
     ] = 0.0
     checkpoint: Annotated[
@@ -182,6 +186,7 @@ class TrainSettings:
         int,
         "versions of each picture's views, encoded once and reused in turn; 0: fresh views in every epoch",
         Ge(0),
+        Le(10_000),
         Flag(TRAIN),
     ] = 0
     device: Annotated[Device, Flag(TRAIN_BENCH)] = "auto"
@@ -236,17 +241,26 @@ class OptionField:
         kinds = get_args(self.kind) or (self.kind,)
         if NoneType in kinds and value in ("none", ""):
             return None
+        expected = self.type_name
         try:
             if isinstance(value, bool) != (bool in kinds) and not (bool in kinds and value in ("true", "false")):
                 raise ValueError
-            return _adapter(self.type).validate_python(value)
+            found = _adapter(self.type).validate_python(value)
+            bounded = any(type(note) in (Le, Lt) for note in self.notes)
+            if type(found) in MOST and abs(found) > MOST[type(found)] and not bounded:
+                expected = f"{expected}, at most {MOST[type(found)]}"
+                raise ValueError
+            if isinstance(found, str) and not is_text(found):
+                expected = "text in UTF-8"
+                raise ValueError
+            return found
         except (ValidationError, ValueError):
             shown = repr(value) if len(repr(value)) < 200 else f"{repr(value)[:200]}..."
             choices = [str(choice) for choice in get_args(self.kind)] if get_origin(self.kind) is Literal else []
             nearest = nearest_name(str(value), choices)
             suggestion = f"; did you mean {nearest!r}?" if nearest else ""
             hint = f"{where}: {self.help}" if self.help else ""
-            raise ConfigError(f"{where}={shown}: expected {self.type_name}{suggestion}", hint) from None
+            raise ConfigError(f"{where}={shown}: expected {expected}{suggestion}", hint) from None
 
 
 _BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))

@@ -1,6 +1,5 @@
 """Getting a model and its tokenizer out of open_clip, and saying in words what is wrong when that fails."""
 
-import json
 import logging
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ from torch import nn
 
 from promptkit.backbones.prompt_tokenizer import Tokenizer
 from promptkit.errors import BackboneError, UnknownNameError
+from promptkit.files import plain_json, text_of
 
 log = logging.getLogger("promptkit")
 
@@ -94,7 +94,7 @@ def _config(source: Source) -> dict[str, Any]:
 
 def _local_config(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        return plain_json(text_of(path))["model_cfg"]
     except OSError:
         raise BackboneError(f"no file {path}", "a local-dir holds open_clip_config.json and a weights file") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -15,8 +15,9 @@ from promptkit.data.layouts import Dataset
 from promptkit.faults import explained
 from promptkit.features.cache import count_missing
 from promptkit.features.sources import Source
-from promptkit.files import plain_json
+from promptkit.files import plain_json, text_of
 from promptkit.runs.checkpoint import LOG
+from promptkit.runs.folder import MAX_LOG
 from promptkit.settings import LoaderSettings
 
 log = logging.getLogger("promptkit")
@@ -161,7 +162,7 @@ def _logged(run: Path) -> tuple[int, float]:
     """Images seen in training, and the seconds it took."""
     count, seconds = 0, 0.0
     try:
-        lines = (run / LOG).read_text(encoding="utf-8").splitlines()
+        lines = text_of(run / LOG, MAX_LOG).splitlines()
         for row in map(plain_json, lines):
             count, seconds = count + int(row["images"]), seconds + float(row["seconds"])
     except (OSError, ValueError, TypeError, KeyError):

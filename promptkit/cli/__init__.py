@@ -1,6 +1,7 @@
 """The command line. Nothing here imports torch or loads a plugin; the commands do, when they run."""
 
 import functools
+import io
 import logging
 import os
 import sys
@@ -35,7 +36,7 @@ from promptkit.cli import (
 )
 from promptkit.cli.command import Command
 from promptkit.cli.console import RANK, escape, visible
-from promptkit.errors import PromptkitError
+from promptkit.errors import OutputError, PromptkitError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,7 +109,11 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     _log_to(Console(stderr=True, soft_wrap=True, highlight=False, quiet=RANK > 0), debug)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # which would fail at a name that it can't spell
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _check_folder()
         interrupts.remember()
         # click would turn Ctrl-C into an "Aborted!" that says nothing of what was kept.
         status = app(standalone_mode=True)
@@ -119,6 +124,14 @@ def main() -> None:
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         status = _answer(error, errors, debug)
     sys.exit(status)
+
+
+def _check_folder() -> None:
+    """Raises OutputError where the working folder is gone: nothing that has a name could be found."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise OutputError("the folder that promptkit was started in is no longer there", "cd to one that is") from None
 
 
 def _answer(error: BaseException, errors: Console, debug: bool) -> int:
@@ -136,6 +149,10 @@ def _answer(error: BaseException, errors: Console, debug: bool) -> int:
         errors.print(f"[red bold]error:[/] {markup.escape(visible(known.message, lines=True))}")
         if known.hint:
             errors.print(f"[bold]hint:[/]  {markup.escape(visible(known.hint, lines=True))}")
+        return 2
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's, of a RuntimeError
+        errors.print(f"[red bold]error:[/] there is not enough memory: {escape(str(error)[:200])}")
+        errors.print("[bold]hint:[/]  ask for less: fewer context tokens, smaller batches, smaller pictures")
         return 2
     errors.print(f"[red bold]error:[/] unexpected {type(error).__name__}: {escape(str(error))}")
     errors.print("[bold]hint:[/]  --debug shows where; please report it")

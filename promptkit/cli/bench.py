@@ -98,6 +98,7 @@ def bench(
     from promptkit.cli.plugins import warn_broken
     from promptkit.cli.table import print_tables
     from promptkit.faults import explained
+    from promptkit.files import check_writable
     from promptkit.registry import installed
 
     check_protocol(protocol)
@@ -121,6 +122,8 @@ def bench(
     opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", policy)
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
+    if not plan:
+        check_writable(out, "choose another --out")
     runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache, keep)
     estimate = Estimate(runner)
     _print_plan(terminal, runner, detailed=plan)

@@ -71,9 +71,9 @@ def demo(
 
 def demo_data(
     path: Annotated[Path, typer.Argument(help="Folder to draw in.", show_default=False)],
-    per_class: Annotated[int, typer.Option(help="Pictures of each class in each domain.", min=1)] = 24,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.", min=16)] = 64,
-    seed: Annotated[int, typer.Option(help="Another seed draws other pictures.", min=0)] = 0,
+    per_class: Annotated[int, typer.Option(help="Pictures of each class in each domain.", min=1, max=100_000)] = 24,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.", min=16, max=4096)] = 64,
+    seed: Annotated[int, typer.Option(help="Another seed draws other pictures.", min=0, max=2**63 - 1)] = 0,
     debug: options.Debug = False,
 ) -> None:
     """Draw a data set to try things out on: 30 classes as cartoons, paintings, photos and sketches.

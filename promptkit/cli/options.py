@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from promptkit.errors import ConfigError
+from promptkit.files import text_of
 from promptkit.settings import SLOTS, OptionField, Scalar, option_fields, split_names
 
 Templates = Annotated[
@@ -101,8 +102,8 @@ def numbers(option: str, text: str) -> list[int]:
 def read_templates(path: Path) -> str:
     """The templates of a file, one a line. Raises ConfigError when there are none."""
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = text_of(path).strip()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be read: {error}", "one template a line is expected") from None
     if not text:
         raise ConfigError(f"{path} holds no template", "a line is like: a photo of a {}.")
@@ -119,8 +120,8 @@ def class_names(text: str) -> list[str] | None:
     path = Path(text)
     try:
         listed = path.is_file() or path.suffix == ".txt"
-        names = path.read_text(encoding="utf-8-sig").splitlines() if listed else split_names(text)
-    except (OSError, UnicodeDecodeError) as error:
+        names = text_of(path).splitlines() if listed else split_names(text)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--classes {text} can't be read: {error}", "one class name a line is expected") from None
     names = [name.strip() for name in names if name.strip()]
     if twice := {name for name in names if names.count(name) > 1}:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from promptkit.data.formats import SUFFIXES
 from promptkit.data.layouts import Dataset, Item
 from promptkit.errors import DataError
+from promptkit.files import text_of
 
 PHOTO = ("a photo of a {}.",)
 
@@ -64,10 +65,10 @@ def folder_of(root: Path, name: str, what: str) -> Path:
 def lines_of(path: Path, what: str) -> list[str]:
     """The lines of a text file that are not blank. Raises DataError, saying what it is, when it can't be read."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in text_of(path).splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"no file {path}", f"{what} goes there") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read: {error}") from None
 
 

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from promptkit.data.catalog import PHOTO, NamedDataset, dataset, folder_of, folders_in, images_in, inside, lines_of
 from promptkit.data.layouts import Dataset, Item
 from promptkit.errors import DataError
-from promptkit.files import checked_json, regular_file
+from promptkit.files import checked_json, text_of
 
 DATASETS_MD = "CoOp's DATASETS.md (github.com/KaiyangZhou/CoOp)"
 MAX_SPLIT_FILE = 2**30
@@ -54,8 +54,7 @@ class Split:
 def read_split(title: str, folder: Path, images: Path, file: Path, hint: str) -> Dataset:
     """Pictures in the order of the split file, which the few-shot rule depends on, with its labels and class names."""
     try:
-        regular_file(file, MAX_SPLIT_FILE)
-        lists = checked_json(Split, file.read_text(encoding="utf-8"))
+        lists = checked_json(Split, text_of(file, MAX_SPLIT_FILE))
     except FileNotFoundError:
         raise DataError(f"{title} has no split file {file}", hint) from None
     except (OSError, ValueError) as error:

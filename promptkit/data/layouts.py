@@ -16,7 +16,7 @@ from promptkit.data.formats import is_picture, suffix_of, unread, unread_advice
 from promptkit.data.manifests import SPLITS, Row, read_manifest
 from promptkit.data.manifests import SUFFIXES as MANIFESTS
 from promptkit.errors import DataError, UnknownNameError
-from promptkit.files import checked_json, missing
+from promptkit.files import checked_json, is_text, missing, text_of
 
 log = logging.getLogger("promptkit")
 
@@ -257,7 +257,7 @@ def _dataset(
         rows = [row for row in rows if row.folder in kept]
         names = {folder: names[folder] for folder in names if folder in kept}
     _check_domains(source, rows, found, names)
-    _check_names(source, names)
+    _check_names(source, names, found)
 
     labels = {folder: label for label, folder in enumerate(names)}
     items = tuple(Item(row.path, labels[row.folder], row.domain, row.split) for row in rows)
@@ -271,9 +271,9 @@ def _classnames(root: Path, folders: set[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     try:
         if (file := root / "classnames.json").is_file():
-            given = checked_json(dict[str, str], file.read_text(encoding="utf-8-sig"))
+            given = checked_json(dict[str, str], text_of(file))
         elif (file := root / "classnames.txt").is_file():
-            for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+            for number, line in enumerate(text_of(file).splitlines(), 1):
                 folder, _, name = line.strip().partition(" ")
                 if folder and not name:
                     raise DataError(f"{file}, line {number}: no name after {folder!r}", "a line is <folder> <name ...>")
@@ -296,7 +296,9 @@ def _check_domains(source: Path, rows: list[Row], domains: list[str], names: dic
             raise DataError(message, "every domain needs the same classes; --classes restricts them")
 
 
-def _check_names(source: Path, names: dict[str, str]) -> None:
+def _check_names(source: Path, names: dict[str, str], domains: Sequence[str]) -> None:
+    if broken := [name for name in (*names, *names.values(), *domains) if not is_text(name)]:
+        raise DataError(f"{source}: the name {broken[0]!r} is not in UTF-8", "rename the folder")
     folders_by_name: dict[str, str] = {}
     for folder, name in names.items():
         if not name:

@@ -206,8 +206,14 @@ class Loader(DataLoader[Sample | Unreadable]):
             self.epochs.skip = skip * self.images_per_batch
 
     def __iter__(self) -> Iterator[Loaded]:  # type: ignore[override]
-        with _quiet():
-            batches = super().__iter__()
+        try:
+            with _quiet():
+                batches = super().__iter__()
+        except OSError as error:
+            raise WorkerError(
+                f"{self.num_workers} processes to prepare pictures can't be started: {error.strerror or error}",
+                "a smaller --workers takes less of the machine; --workers 0 takes none",
+            ) from None
         for loaded in batches:
             if self.strict and loaded.unreadable:
                 # Not in the worker: torch would print its trace into the message.

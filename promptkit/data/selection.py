@@ -15,6 +15,7 @@ from typing import Literal
 from promptkit.data.catalog import NamedDataset
 from promptkit.data.layouts import Dataset, Item, read_dataset
 from promptkit.errors import ConfigError, DataError, UnknownNameError
+from promptkit.files import text_of
 from promptkit.settings import DataSettings
 
 log = logging.getLogger("promptkit")
@@ -240,8 +241,8 @@ def read_classes(file: str, words: Collection[str]) -> tuple[str, ...]:
         hint = f"give {', '.join(words)} or a text file with one class name a line"
         raise UnknownNameError("choice of classes", file, words, hint)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = text_of(path).splitlines()
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read: {error}", "one class name a line is expected") from error
     return tuple(dict.fromkeys(name for line in lines if (name := line.strip())))
 

@@ -16,7 +16,7 @@ import tomli_w
 from promptkit import distributed
 from promptkit.config import RunConfig
 from promptkit.errors import CheckpointError, OutputError
-from promptkit.files import regular_file, replace_file, writing
+from promptkit.files import check_writable, replace_file, text_of, writing
 from promptkit.learner import Learner
 from promptkit.runs import tensorfile
 from promptkit.runs.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, Metadata, read_metadata, read_tensors
@@ -49,8 +49,7 @@ class RunFolder:
             go_on = "go on with --resume, " if status == "stopped" else ""
             kind = {"stopped": "a run that was stopped", "damaged": "a damaged run"}.get(status, "a run already")
             raise OutputError(f"{path} holds {kind}", f"{go_on}choose another --out, or replace it with --force")
-        with writing(path, _HINT):
-            path.mkdir(parents=True, exist_ok=True)
+        check_writable(path, _HINT)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -129,8 +128,7 @@ def read_log(run: Path) -> list[str]:
     """
     path = run / LOG
     try:
-        regular_file(path, MAX_LOG)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = text_of(path, MAX_LOG).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
