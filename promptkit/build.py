@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run: the backbone, the learner and its views."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from promptkit.backbones.base import Backbone
 from promptkit.components import Loss, Scene, Views
 from promptkit.config import RunConfig
+from promptkit.data.descriptions import read_descriptions
+from promptkit.data.layouts import Dataset
 from promptkit.errors import ConfigError, PluginError
 from promptkit.learner import Learner, Recipe
 from promptkit.registry import SLOT_KINDS, Registry
@@ -47,6 +50,12 @@ class Untrained(Loss):
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         """Raises PluginError: there are no terms."""
         raise PluginError("this learner was built to predict, without its loss", "train it with promptkit train")
+
+
+def training_scene(config: RunConfig, backbone: Backbone, dataset: Dataset) -> Scene:
+    """What there is to train on. Raises DataError for descriptions that can't be read."""
+    path = config.data.descriptions
+    return Scene(backbone, dataset.classnames, dataset.domains, read_descriptions(Path(path)) if path else {})
 
 
 def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train: bool = True) -> Learner:

@@ -13,7 +13,8 @@ import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -38,6 +39,23 @@ class Scene:
     classnames: tuple[str, ...]
     domains: tuple[str, ...] = ()
     """Of the training pictures, sorted; () where the data has none. `Batch.domain` counts in them."""
+    descriptions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Sentences about classes, by name: what --descriptions gave; it may know more classes, and others."""
+
+    def sentences(self, name: str) -> Sequence[str]:
+        """The descriptions of a class, however its name is spelt. Raises ConfigError where there are none."""
+        known = {_spelt(described): described for described in self.descriptions}
+        if _spelt(name) not in known:
+            nearest = get_close_matches(name, self.descriptions, n=1)
+            raise ConfigError(
+                f"there is no description of {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""),
+                "add it to the file of --descriptions" if known else "give them with --descriptions FILE",
+            )
+        return self.descriptions[known[_spelt(name)]]
+
+
+def _spelt(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 @dataclass(frozen=True)
@@ -147,7 +165,10 @@ class ContextPrompts(PromptGenerator):
 
 
 class TemplatePrompts(PromptGenerator):
-    """Hand-made prompts: one template, or several ensembled, as the 80 of ImageNet. Nothing is learned."""
+    """Hand-made prompts: one template, or several ensembled, as the 80 of ImageNet. Nothing is learned.
+
+    Where the classes are described, they are what their descriptions say (CuPL, Pratt et al., ICCV 2023).
+    """
 
     @dataclass(frozen=True)
     class Options:
@@ -160,10 +181,28 @@ class TemplatePrompts(PromptGenerator):
         self.templates = read_templates(options.template)
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
+        """Raises ConfigError where some classes are described and others are not."""
+        if self.scene.descriptions:
+            for name in names:
+                self.scene.sentences(name)
         return self.scene.backbone.class_tokens(names, 0)
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
+        if self.scene.descriptions:
+            return description_features(self.scene, classes.names)[None, :, None]
         return template_features(self.scene, classes.names, self.templates)[None, :, None]
+
+
+def description_features(scene: Scene, names: Sequence[str]) -> Float[Tensor, "C D"]:
+    """Unit-norm mean of the unit-norm text features of each class's descriptions, without gradients.
+
+    Raises ConfigError for a class without a description.
+    """
+    said = [scene.sentences(name) for name in names]
+    features = scene.backbone.encode_captions([sentence for sentences in said for sentence in sentences])
+    rows = torch.repeat_interleave(torch.tensor(list(map(len, said)))).to(features.device)
+    sums = features.new_zeros(len(names), features.shape[1]).index_add_(0, rows, features)
+    return nn.functional.normalize(sums, dim=-1)
 
 
 def template_features(scene: Scene, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "C D"]:

@@ -101,6 +101,9 @@ class DataSettings:
     ] = ""
     domains: Annotated[Domains, Flag(TRAIN)] = ""
     classes: Annotated[str, "all, base, new, or a file with one class name a line", Flag(TRAIN)] = "all"
+    descriptions: Annotated[
+        str, "JSON file of sentences about each class, by name, for prompts that take them", Flag(TRAIN_BENCH)
+    ] = ""
     shots: Annotated[int, "training pictures per class (and domain); 0: all", Ge(0), Flag(TRAIN)] = 0
     limit: Annotated[
         int, "pictures to train on, and to validate with, at most: for a quick try; 0: all", Ge(0), Flag(TRAIN)
@@ -150,6 +153,9 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
+    init: Annotated[
+        str, "a finished run, of the same backbone, whose learned tensors training starts from", Flag(TRAIN)
+    ] = ""
     epochs: Annotated[int, "passes over the training pictures", Ge(0), Flag(TRAIN_BENCH)] = 50
     batch_size: Annotated[int, "pictures per step", Ge(1), Flag(TRAIN_BENCH)] = 32
     accumulate: Annotated[

@@ -10,8 +10,8 @@ import torch
 
 from promptkit.backbones.base import Backbone, FeatureSpec
 from promptkit.bench.plan import Training
-from promptkit.build import build_learner, build_views
-from promptkit.components import Scene, Views
+from promptkit.build import build_learner, build_views, training_scene
+from promptkit.components import Views
 from promptkit.data.loading import Batches, Loaded, default_workers, eval_loader
 from promptkit.data.selection import subset
 from promptkit.features.sources import is_cacheable
@@ -57,7 +57,7 @@ def measure(
     config = training.config
     pictures = subset(training.dataset, "train")
     with _unchanged():
-        learner = build_learner(config, registry, Scene(backbone, pictures.classnames, pictures.domains))
+        learner = build_learner(config, registry, training_scene(config, backbone, pictures))
         views = build_views(config, registry, backbone)
         cuda = backbone.device.type == "cuda"
         if type(learner).start is not Learner.start:

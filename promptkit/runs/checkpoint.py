@@ -36,6 +36,8 @@ class Metadata:
     classnames: Annotated[list[str], Len(1), Predicate(_all_differ)]
     domains: list[str]
     """Of the training pictures."""
+    descriptions: dict[str, Annotated[list[str], Len(1)]]
+    """Of classes; what --descriptions gave."""
     epoch: Annotated[int, Ge(0)]
     """That the tensors were learned by."""
     epochs: Annotated[int, Ge(0)]

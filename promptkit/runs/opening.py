@@ -1,5 +1,6 @@
 """From a run's folder back to its learner."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, load_backbone, pick_device
 from promptkit.components import Scene
 from promptkit.config import RunConfig, resolve
+from promptkit.data.descriptions import read_descriptions
 from promptkit.errors import CheckpointError, ConfigError
 from promptkit.learner import Learner
 from promptkit.registry import installed
@@ -15,7 +17,9 @@ from promptkit.runs import tensorfile
 from promptkit.runs.checkpoint import SETTINGS, WEIGHTS, read_metadata, read_tensors
 from promptkit.runs.status import read_saved
 
-TEST_TIME = ("learner", "test_views", "train.seed")
+log = logging.getLogger("promptkit")
+
+TEST_TIME = ("learner", "test_views", "train.seed", "data.descriptions")
 """Slots and settings that may be others than a run was trained with."""
 
 
@@ -29,7 +33,7 @@ def run_config(run: Path, flags: Mapping[str, Any] | None = None, sets: Sequence
         if not {key, key.partition(".")[0]} & {*TEST_TIME}:
             raise ConfigError(
                 f"--set {text}: {key} belongs to what was trained",
-                "at test time --set takes learner, learner.*, test_views, test_views.* and train.seed",
+                "at test time --set takes learner, learner.*, test_views, test_views.*, train.seed and data.descriptions",
             )
     read_metadata(run)
     tables, _ = read_saved(run)
@@ -50,7 +54,10 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
             f"not on {backbone.name} {backbone.weights} (weights {backbone.fingerprint[:12]})",
             "a learner works with the very weights it was trained on; point --backbone and --weights to them",
         )
-    scene = Scene(backbone, tuple(metadata.classnames), tuple(metadata.domains))
+    descriptions: Mapping[str, Sequence[str]] = metadata.descriptions
+    if config.data.descriptions != metadata.settings["data"].get("descriptions"):
+        descriptions = read_descriptions(Path(config.data.descriptions)) if config.data.descriptions else {}
+    scene = Scene(backbone, tuple(metadata.classnames), tuple(metadata.domains), descriptions)
     learner = build_learner(config, installed(), scene, to_train=False)
     if misfits := tensorfile.misfits(tensors, learner.state_dict()):
         raise CheckpointError(f"{run / WEIGHTS} does not fit the settings in {SETTINGS}: {'; '.join(misfits)}")
@@ -67,3 +74,28 @@ def load_run(run: str | Path, classnames: Sequence[str] | None = None, device: s
     config = run_config(run)
     backbone = load_backbone(config.backbone, installed()).to(pick_device(device))
     return restore(run, config, backbone, classnames)
+
+
+def start_from(run: Path, learner: Learner) -> None:
+    """Give a learner the tensors that a run learned under the same names.
+
+    Raises CheckpointError when the run is of another backbone, or has no tensor of the learner, or one of another shape.
+    """
+    metadata, tensors = read_metadata(run), read_tensors(run)
+    if metadata.fingerprint != learner.scene.backbone.fingerprint:
+        raise CheckpointError(
+            f"{run} was trained on {metadata.backbone} (weights {metadata.fingerprint[:12]}), "
+            f"not on {learner.scene.backbone.name}",
+            "--init takes a run of the same backbone and weights",
+        )
+    own = learner.state_dict()
+    common = {name: tensor for name, tensor in tensors.items() if name in own}
+    wrong = tensorfile.misfits(common, {name: own[name] for name in common})
+    if wrong or not common:
+        raise CheckpointError(
+            f"training can't start from {run}: {'; '.join(wrong) or 'none of its tensors is one of this learner'}",
+            "--init takes a run of the same prompts, as in: --init runs/coop",
+        )
+    learner.load_state_dict({**own, **common})
+    if left := sorted(tensors.keys() - own.keys()):
+        log.info("--init %s: %s is not of this learner, and left alone", run, ", ".join(left))

@@ -120,7 +120,7 @@ def resume(trainer: Resumable, path: Path, config: RunConfig, data: str) -> None
     before = {**flatten(state.settings), "processes": state.processes}
     different = differences(before, {**flatten(config.to_tables()), "processes": distributed.processes()})
     if state.data != data:
-        different.append("the pictures of the data set, or their labels")
+        different.append("the pictures of the data set, their labels or descriptions")
     _refuse(path.parent, different)
     try:
         trainer.load_state(tensors, state)

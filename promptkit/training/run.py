@@ -1,6 +1,8 @@
 """One run from its configuration to its folder: read the data, build the learner, train, save after every epoch."""
 
 import contextlib
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,7 @@ from torch import device as Device
 import promptkit
 from promptkit import contract, distributed
 from promptkit.backbones.base import Backbone
-from promptkit.build import build_learner, build_views, load_backbone, pick_device
-from promptkit.components import Scene
+from promptkit.build import build_learner, build_views, load_backbone, pick_device, training_scene
 from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, trained_on, worker_death_explained
@@ -24,6 +25,7 @@ from promptkit.runs.checkpoint import Metadata
 from promptkit.runs.folder import RunFolder
 from promptkit.runs.listing import best_epoch
 from promptkit.runs.lock import FolderLock
+from promptkit.runs.opening import start_from
 from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
 from promptkit.training.batches import cached_batches, image_batches
@@ -88,8 +90,9 @@ class Run:
         if resume:
             state.check_settings(out, config)
         backbone = (backbone or load_backbone(config.backbone, registry)).to(device)
-        scene = Scene(backbone, self.dataset.classnames, self.dataset.domains)
-        self.learner = build_learner(config, registry, scene)
+        self.learner = build_learner(config, registry, training_scene(config, backbone, self.dataset))
+        if train.init and not resume:
+            start_from(Path(train.init), self.learner)
         self.views = build_views(config, registry, backbone)
 
     @property
@@ -151,7 +154,7 @@ class Run:
         watch = Profile(learner, batches, console) if profile else None
         trainer = Trainer(learner, watch or batches, train)
         if resuming:
-            state.resume(trainer, folder.state, config, metadata.data)
+            state.resume(trainer, folder.state, config, self._learned_from())
             at = trainer.loop
             folder.resume(at.epoch)
             console.print(f"{folder.path}: going on in epoch {at.epoch} after {at.batch} batches", soft_wrap=True)
@@ -170,7 +173,7 @@ class Run:
                     folder,
                     learner,
                     metadata,
-                    lambda: state.pack(trainer, config, metadata.data),
+                    lambda: state.pack(trainer, config, self._learned_from()),
                     train.save_minutes,
                     only_best=train.keep == "best",
                 ),
@@ -195,6 +198,12 @@ class Run:
                 f"{entry.package}: {kind} {name!r}: {defect}", f"promptkit check {name} looks for what is wrong with it"
             ) from defect
 
+    def _learned_from(self) -> str:
+        """A fingerprint of the pictures, and of what is said about their classes."""
+        said = json.dumps({name: list(said) for name, said in self.learner.scene.descriptions.items()}, sort_keys=True)
+        digest = hashlib.sha256(said.encode()).hexdigest()[:16] if self.learner.scene.descriptions else ""
+        return self.dataset.fingerprint() + digest
+
     def _metadata(self) -> Metadata:
         """Of a learner that is finished without training, and of each epoch but for its number and figures."""
         return Metadata(
@@ -209,4 +218,5 @@ class Run:
             finished=True,
             version=promptkit.__version__,
             domains=list(self.dataset.domains),
+            descriptions={name: list(said) for name, said in self.learner.scene.descriptions.items()},
         )
