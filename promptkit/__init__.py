@@ -67,7 +67,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: str = "auto") -> "Classifier":
-    """Open a finished run as a classifier of pictures.
+    """Open a finished run, a folder or "hf-hub:ORG/NAME", as a classifier of pictures.
 
     `classnames` asks about other classes than the ones it was trained on. Raises CheckpointError for a folder that holds
     no run or a damaged one, and whatever its backbone and plugins raise.

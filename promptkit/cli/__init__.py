@@ -31,6 +31,7 @@ from promptkit.cli import (
     predict,
     report,
     runs,
+    share,
     table,
     train,
 )
@@ -89,6 +90,8 @@ _add("explain", explain.explain, no_args_is_help=True, rich_help_panel=RUNS)
 _add("figure", figure.figure, no_args_is_help=True, rich_help_panel=RUNS)
 _add("report", report.report, no_args_is_help=True, rich_help_panel=RUNS)
 _add("export", export.export, no_args_is_help=True, rich_help_panel=RUNS)
+_add("push", share.push, no_args_is_help=True, rich_help_panel=RUNS)
+_add("pull", share.pull, no_args_is_help=True, rich_help_panel=RUNS)
 _add("runs", runs.runs, rich_help_panel=RUNS)
 _add("data", data.data, no_args_is_help=True, rich_help_panel=IMAGES)
 _add("demo-data", demo.demo_data, no_args_is_help=True, rich_help_panel=IMAGES)

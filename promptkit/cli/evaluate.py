@@ -75,7 +75,7 @@ def evaluate(
     )
     console().print(rich_table(_table(found, asked)))
     if keep and not RANK:
-        for folder in keep_answers(opened, found, settings):
+        for folder in keep_answers(opened, found, settings, set_ or ()):
             console().print(f"kept {folder}", soft_wrap=True, markup=False)
     if json_ and not RANK:
         _write_json(json_, found, opened.dataset.classnames, asked)

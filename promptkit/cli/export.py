@@ -39,10 +39,12 @@ def export(
     from promptkit.prediction.classifier import open_classifier
     from promptkit.prediction.pictures import find_pictures, trained_on
     from promptkit.registry import installed
+    from promptkit.runs.hub import local_run
     from promptkit.runs.opening import run_config
 
     warn_broken(installed())
     names = options.class_names(classes)
+    run = local_run(run)
     config = run_config(run)
     if data is None and not config.data.path:
         raise ConfigError(f"{run} says of no pictures to check on", "name some with --data PATH")

@@ -17,6 +17,7 @@ from promptkit.evaluation.evaluate import Evaluation
 from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.runs.checkpoint import read_metadata
+from promptkit.runs.hub import local_run
 from promptkit.runs.opening import restore, run_config
 from promptkit.runs.records import write_records
 from promptkit.settings import BackboneSettings, EvalSettings, Scalar, split_names
@@ -47,6 +48,7 @@ def open_runs(
     the same backbone share one. Raises ConfigError when the runs can't be compared on one set of images, and what reading
     data, backbones and checkpoints raises.
     """
+    runs = [local_run(run) for run in runs]
     configs = {run: run_config(run, flags, sets) for run in runs}
 
     seeds = {config.data.split_seed for config in configs.values()}
@@ -83,9 +85,12 @@ def open_runs(
     return OpenedRuns(learners, dataset, path, name or Path(path).absolute().stem, {names[run]: run for run in runs})
 
 
-def keep_answers(opened: OpenedRuns, found: Evaluation, settings: EvalSettings) -> list[Path]:
-    """Write what each run answered into its folder; returns where. Raises OutputError when it can't be written."""
-    asked = (opened.name, settings.split, settings.classes)
+def keep_answers(opened: OpenedRuns, found: Evaluation, settings: EvalSettings, sets: Sequence[str] = ()) -> list[Path]:
+    """Write what each run answered, under the texts of --set, into its folder; returns where.
+
+    Raises OutputError when it can't be written.
+    """
+    asked = (opened.name, settings.split, " ".join([settings.classes, *sets]))
     return [
         write_records(opened.folders[name], opened.dataset, asked, opened.learners[name].classnames, answers)
         for name, answers in found.predictions.items()

@@ -20,6 +20,7 @@ from promptkit.errors import ConfigError
 from promptkit.evaluation.evaluate import check_logits, predict_pixels
 from promptkit.learner import Learner
 from promptkit.registry import installed
+from promptkit.runs.hub import local_run
 from promptkit.runs.opening import restore, run_config
 from promptkit.settings import LoaderSettings, Scalar
 from promptkit.tensors import Batch
@@ -149,7 +150,7 @@ def open_classifier(
     loading: LoaderSettings = LoaderSettings(),
 ) -> Classifier:
     """See `promptkit.load`. `flags` are settings, by `slot.field`, that replace those of the run: where its backbone is."""
-    run = Path(run)
+    run = local_run(run)
     config = run_config(run, flags)
     backbone: Any = load_backbone(config.backbone, installed()).to(pick_device(device))
     return Classifier(restore(run, config, backbone, classnames), loading)

@@ -23,6 +23,7 @@ from promptkit.report.figures import draw
 from promptkit.report.page import Subject, render
 from promptkit.report.plots import INK, to_svg
 from promptkit.runs.checkpoint import read_metadata
+from promptkit.runs.hub import local_run
 from promptkit.settings import EvalSettings, Scalar
 
 SIDE_BY_SIDE = 6
@@ -41,6 +42,7 @@ def runs_subject(runs: Sequence[Path], settings: EvalSettings, flags: dict[str, 
 
     `anew` evaluates them in any case. Raises what `open_runs` and `evaluate` do.
     """
+    runs = [local_run(run) for run in runs]
     for run in runs:
         read_metadata(run)
     by_name = {name: run for run, name in names_of(runs).items()}
