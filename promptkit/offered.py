@@ -23,7 +23,10 @@ def foreign_package() -> str:
 
 
 def plugin_folder(name: str) -> Path | None:
-    """Where the package of ours that a word means (a recipe, a package, gopro) lies in the clone that this code runs from."""
-    folder = LEARNERS.get(name, name.removeprefix(f"{DISTRIBUTION}-"))
-    path = Path(__file__).parents[1] / "plugins" / folder
-    return path if folder in LEARNERS.values() and (path / "pyproject.toml").is_file() else None
+    """Where the package of ours that a word means (a recipe, a package, gopro, an example such as maple) lies in the clone
+    that this code runs from."""
+    clone, folder = Path(__file__).parents[1], LEARNERS.get(name, name.removeprefix(f"{DISTRIBUTION}-"))
+    path = clone / "plugins" / folder
+    if folder not in LEARNERS.values():
+        path = clone / "examples/learners" / name
+    return path if folder == Path(folder).name and (path / "pyproject.toml").is_file() else None

@@ -28,7 +28,7 @@ from promptkit.errors import PluginError, UnknownNameError
 from promptkit.hooks import KINDS
 from promptkit.learner import Learner, Recipe
 from promptkit.metrics import Metric
-from promptkit.offered import DISTRIBUTION, PACKAGES
+from promptkit.offered import DISTRIBUTION, PACKAGES, plugin_folder
 from promptkit.settings import split_names
 
 log = logging.getLogger("promptkit")
@@ -121,7 +121,7 @@ class Registry:
     def unknown(self, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
         """The error for a name that is not installed: which package offers it, and which plugins failed to load."""
         known = sorted(known)
-        package = PACKAGES.get(name)
+        package = PACKAGES.get(name) or ("an example package" if plugin_folder(name) else "")
         hint = f"installed: {', '.join(known)}"
         if package:
             hint = f"{name!r} comes with {package}: promptkit install {name}"

@@ -10,6 +10,7 @@ import pytest
 from promptkit import hookimpl
 from promptkit.builtins import CrossEntropy
 from promptkit.errors import PluginError, UnknownNameError
+from promptkit.offered import plugin_folder
 from promptkit.registry import Registry, discover, installed
 from promptkit.testing import registered
 
@@ -149,6 +150,11 @@ def test_a_published_learner_that_is_not_installed_is_offered_by_its_package(mon
     with pytest.raises(UnknownNameError) as caught:
         discover().get("recipe", "gopro")
     assert caught.value.hint == "'gopro' comes with clip-promptkit-gopro: promptkit install gopro"
+    with pytest.raises(UnknownNameError) as caught:
+        discover().get("recipe", "maple")
+    assert caught.value.hint == "'maple' comes with an example package: promptkit install maple"
+    for stranger in ("", "..", "../learners/maple", "learners", "numpy"):
+        assert plugin_folder(stranger) is None
 
 
 class Plugin:

@@ -1,5 +1,6 @@
 """`promptkit eval`"""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from promptkit.cli import options
+from promptkit.errors import ConfigError
 from promptkit.settings import BackboneSettings, EvalSettings, parsed
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ def evaluate(
     registry = installed()
     warn_broken(registry)
     settings = parsed(EvalSettings, {key.removeprefix("eval."): given[key] for key in given if key.startswith("eval.")})
+    if settings.domains and (gone := [str(run) for run in runs if not os.path.lexists(run)]):
+        meant = ",".join((settings.domains, *gone))
+        raise ConfigError(f"there is no run {', '.join(gone)}", f"did you mean --domains {meant}?")
     opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")}, set_ or ())
     work = evaluation.work(opened.learners, opened.dataset)
     with reported(Console(stderr=True, quiet=RANK > 0), "evaluating", work) as advance:

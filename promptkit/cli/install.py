@@ -80,11 +80,11 @@ def _refuse_bare_folders(words: Sequence[str]) -> None:
 def _ours(word: str) -> str:
     """The folder of a plugin of ours; other words stay. Raises InstallError: no index is asked for a name that isn't ours."""
     name = canonicalize_name(word) if word.isprintable() else word
+    folder = plugin_folder(name)
     if name not in PACKAGES and name not in PACKAGES.values():
-        return word
+        return str(folder or word)
     if name in PACKAGES.values() and _is_installed(name):
         return word
-    folder = plugin_folder(name)
     if folder is None:
         package = PACKAGES.get(name, name)
         raise InstallError(

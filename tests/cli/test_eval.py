@@ -239,6 +239,7 @@ def test_unknown_names(train: Command, promptkit: Command) -> None:
     train("coop", "--out", "run")
     for words, message in (
         (("--domains", "foto"), "no domain named 'foto'; did you mean 'photo'?"),
+        (("--domains", "photo", "cartoon"), "hint:  did you mean --domains photo,cartoon?"),
         (("--split", "tests"), "no split named 'tests'; did you mean 'test'?"),
         (("--classes", "bas"), "no choice of classes named 'bas'; did you mean 'base'?"),
         (("--data", "nowhere"), "nowhere"),

@@ -142,6 +142,8 @@ def test_a_plugin_of_ours_comes_from_the_clone_and_no_index_is_asked(
     monkeypatch.setattr("promptkit.cli.pip.run_pip", lambda *words: asked.extend(words))
     promptkit("install", "gopro")
     assert asked[-1] == str(Path(package.__file__).parents[1] / "plugins/gopro")
+    promptkit("install", "maple")
+    assert asked[-1] == str(Path(package.__file__).parents[1] / "examples/learners/maple")
     monkeypatch.setattr("promptkit.offered.__file__", "/nowhere/promptkit/offered.py")
     asked.clear()
     done = promptkit("install", "coop")
