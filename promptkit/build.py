@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from promptkit.backbones.base import Backbone
-from promptkit.components import Loss, Scene, Views
+from promptkit.components import Loss, Scene, TeacherRun, Views
 from promptkit.config import RunConfig
 from promptkit.data.descriptions import read_descriptions
 from promptkit.data.layouts import Dataset
@@ -52,10 +52,11 @@ class Untrained(Loss):
         raise PluginError("this learner was built to predict, without its loss", "train it with promptkit train")
 
 
-def training_scene(config: RunConfig, backbone: Backbone, dataset: Dataset) -> Scene:
+def training_scene(config: RunConfig, backbone: Backbone, dataset: Dataset, teacher: TeacherRun | None = None) -> Scene:
     """What there is to train on. Raises DataError for descriptions that can't be read."""
     path = config.data.descriptions
-    return Scene(backbone, dataset.classnames, dataset.domains, read_descriptions(Path(path)) if path else {})
+    descriptions = read_descriptions(Path(path)) if path else {}
+    return Scene(backbone, dataset.classnames, dataset.domains, descriptions, teacher)
 
 
 def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train: bool = True) -> Learner:

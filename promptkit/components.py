@@ -9,58 +9,25 @@ in the class, the one place where defaults and help live:
             n_ctx: Annotated[int, "context tokens"] = 4
 """
 
-import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
-from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
+from promptkit.backbones.base import Backbone, Intermediates, Position
 from promptkit.errors import ConfigError
+from promptkit.scene import Scene as Scene
+from promptkit.scene import TeacherRun as TeacherRun
 from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts, View
-
-if TYPE_CHECKING:
-    import albumentations
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a component may look at while it is built: the frozen backbone, and what there is to train on."""
-
-    backbone: Backbone
-    classnames: tuple[str, ...]
-    domains: tuple[str, ...] = ()
-    """Of the training pictures, sorted; () where the data has none. `Batch.domain` counts in them."""
-    descriptions: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Sentences about classes, by name: what --descriptions gave; it may know more classes, and others."""
-
-    def sentences(self, name: str) -> Sequence[str]:
-        """The descriptions of a class, however its name is spelt. Raises ConfigError where there are none."""
-        known = {_spelt(described): described for described in self.descriptions}
-        if _spelt(name) not in known:
-            nearest = get_close_matches(name, self.descriptions, n=1)
-            raise ConfigError(
-                f"there is no description of {name!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else ""),
-                "add it to the file of --descriptions" if known else "give them with --descriptions FILE",
-            )
-        return self.descriptions[known[_spelt(name)]]
-
-
-def _spelt(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """For components without settings."""
+from promptkit.views import NoOptions as NoOptions
+from promptkit.views import PipelineViews as PipelineViews
+from promptkit.views import PlainViews as PlainViews
+from promptkit.views import Views as Views
 
 
 class PromptGenerator(nn.Module, ABC):
@@ -276,93 +243,6 @@ class Projector(nn.Module):
     def extra(self, views: Mapping[str, View]) -> Mapping[str, Tensor]:
         """Tensors for losses, as `PromptGenerator.extra`, of the encoded and projected views."""
         return {}
-
-
-class Views(ABC):
-    """Makes the views of one picture. Runs in the data workers, so it has to pickle.
-
-    All randomness comes from the generator that it is handed: in training it depends on seed, epoch and picture alone, in
-    the slot `test_views` on seed and picture. The number of workers changes nothing.
-    """
-
-    Options: ClassVar[type] = NoOptions
-    names: tuple[str, ...] = ("image",)
-    """What `__call__` returns; "image" is always among them."""
-    draws: ClassVar[bool] = True
-    """Does it draw from its generator? If not, what is kept of its views serves every seed."""
-
-    def __init__(self, options: Any, image: ImageSpec) -> None:
-        self.options = options
-        self.image = image
-
-    @abstractmethod
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """From an RGB picture (H W 3, uint8) to one float32 array (3 H W) per name, normalised by the spec."""
-
-
-class PlainViews(Views):
-    """As open_clip itself prepares a picture for evaluation, pixel by pixel."""
-
-    draws = False
-
-    def __init__(self, options: Any, image: ImageSpec) -> None:
-        super().__init__(options, image)
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        self.transform = image_transform_v2(
-            PreprocessCfg(
-                size=image.size,
-                mean=image.mean,
-                std=image.std,
-                interpolation=image.interpolation,
-                resize_mode=image.resize_mode,
-            ),
-            is_train=False,
-        )
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        made: np.ndarray = self.transform(Image.fromarray(image)).numpy()
-        return {"image": made}
-
-
-class PipelineViews(Views):
-    """Views that are albumentations pipelines, one for each name."""
-
-    def __init__(self, options: Any, image: ImageSpec) -> None:
-        super().__init__(options, image)
-        import albumentations as A
-
-        self._composed = {
-            name: A.Compose([*transforms, A.Normalize(image.mean, image.std)])
-            for name, transforms in self.pipelines().items()
-        }
-
-    @abstractmethod
-    def pipelines(self) -> "Mapping[str, Sequence[albumentations.BasicTransform]]":
-        """From an RGB picture (H W 3, uint8) to one of the spec's size, per name. Normalisation is added."""
-
-    def crop_and_flip(self, min_scale: float = 0.08, flip: float = 0.5) -> "list[albumentations.BasicTransform]":
-        """Random resized crop (bicubic up, area-averaged down) and horizontal flip: how most pipelines begin."""
-        import albumentations as A
-        import cv2
-
-        return [
-            A.RandomResizedCrop(
-                self.image.size,
-                scale=(min_scale, 1.0),
-                interpolation=cv2.INTER_CUBIC,
-                area_for_downscale="image",
-            ),
-            A.HorizontalFlip(p=flip),
-        ]
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        python_rng = random.Random(int(rng.integers(2**63)))
-        views = {}
-        for name, composed in self._composed.items():
-            composed.set_random_state(rng, python_rng)
-            views[name] = np.ascontiguousarray(composed(image=image)["image"].transpose(2, 0, 1))
-        return views
 
 
 class Loss(nn.Module, ABC):

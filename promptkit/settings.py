@@ -153,6 +153,7 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
+    teacher: Annotated[str, "a finished run, on any backbone, for learners that are taught by one", Flag(TRAIN)] = ""
     init: Annotated[
         str, "a finished run, of the same backbone, whose learned tensors training starts from", Flag(TRAIN)
     ] = ""

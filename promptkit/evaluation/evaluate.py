@@ -75,8 +75,20 @@ def evaluate(
             for learner in group.values():
                 learner.reset()
             asked = make_pass(group, images, dataset.root, loading)
+            own: dict[str, list[Predictions]] = {name: [] for name in group}
+
+            def keep(
+                name: str,
+                logits: Tensor,
+                index: Tensor,
+                asked: Pass = asked,
+                own: dict[str, list[Predictions]] = own,
+            ) -> None:
+                label = torch.tensor([asked.source.items[i].label for i in index.tolist()])
+                own[name].append(Predictions.of(logits, labels[name][label], asked.places[index]))
+
             with worker_death_explained():
-                own, left_out = _predict_all(asked, domain, labels, cache, on_batch)
+                left_out = ask_all(asked, domain, keep, cache, on_batch)
             unreadable |= {one.path: one for one in distributed.gather_objects(list(left_out))}
             gathered = distributed.gather_objects([own] if asked.answers else [])
             for name in group:
@@ -107,15 +119,15 @@ def _labels(name: str, learner: Learner, dataset: Dataset) -> Tensor:
     return torch.tensor([places.get(known, -1) for known in dataset.classnames])
 
 
-def _predict_all(
-    asked: Pass, domain: str, labels: Mapping[str, Tensor], cache: bool, on_batch: Callable[[int], None]
-) -> tuple[dict[str, list[Predictions]], Sequence[Unreadable]]:
-    """The predictions of each learner, batch by batch, and the images that were not readable."""
+Told = Callable[[str, Tensor, Tensor], None]
+"""What hears a learner's name, its logits of a batch, and where the images of the batch stand in the source."""
+
+
+def ask_all(asked: Pass, domain: str, told: Told, cache: bool, on_batch: Callable[[int], None]) -> Sequence[Unreadable]:
+    """Let every learner answer, batch by batch. Returns the images that were not readable."""
     source, learners = asked.source, asked.learners
-    answers: dict[str, list[Predictions]] = {name: [] for name in learners}
     if not source.items:
-        return answers, []
-    label = torch.tensor([item.label for item in source.items])
+        return []
 
     def ask(name: str, batch: Batch, index: Tensor) -> None:
         learner = learners[name]
@@ -124,7 +136,7 @@ def _predict_all(
         with torch.no_grad():
             logits = learner.predict(replace(batch, domain=place).to(learner.scene.backbone.device))
         check_logits(name, learner, logits, [source.items[i].path for i in index.tolist()])
-        answers[name].append(Predictions.of(logits, labels[name][label[index]], asked.places[index]))
+        told(name, logits, index)
 
     by_spec = _by_spec(learners)
     keep = cache and source.can_be_kept
@@ -153,7 +165,7 @@ def _predict_all(
             for (_, names), batch in zip(others, batches, strict=False):  # no batch where nothing was readable
                 for name in names:
                     ask(name, batch, index)
-    return answers, unreadable
+    return unreadable
 
 
 Shown = tuple[Tensor, tuple[Unreadable, ...], list[Batch]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, load_backbone, pick_device
-from promptkit.components import Scene
+from promptkit.components import Scene, TeacherRun
 from promptkit.config import RunConfig, resolve
 from promptkit.data.descriptions import read_descriptions
 from promptkit.errors import CheckpointError, ConfigError
@@ -57,7 +57,8 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
     descriptions: Mapping[str, Sequence[str]] = metadata.descriptions
     if config.data.descriptions != metadata.settings["data"].get("descriptions"):
         descriptions = read_descriptions(Path(config.data.descriptions)) if config.data.descriptions else {}
-    scene = Scene(backbone, tuple(metadata.classnames), tuple(metadata.domains), descriptions)
+    teacher = teacher_run(config, backbone, metadata.classnames)
+    scene = Scene(backbone, tuple(metadata.classnames), tuple(metadata.domains), descriptions, teacher)
     learner = build_learner(config, installed(), scene, to_train=False)
     if misfits := tensorfile.misfits(tensors, learner.state_dict()):
         raise CheckpointError(f"{run / WEIGHTS} does not fit the settings in {SETTINGS}: {'; '.join(misfits)}")
@@ -66,6 +67,21 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
     if classnames is not None:
         learner.set_classes(classnames)
     return learner
+
+
+def teacher_run(config: RunConfig, backbone: Backbone, classnames: Sequence[str]) -> TeacherRun | None:
+    """What `train.teacher` names, opened when it is first asked for; it may share the learner's own backbone."""
+    if not config.train.teacher:
+        return None
+    run = Path(config.train.teacher)
+
+    def open_run() -> Learner:
+        taught = run_config(run)
+        same = taught.backbone == config.backbone
+        own = backbone if same else load_backbone(taught.backbone, installed()).to(backbone.device)
+        return restore(run, taught, own, classnames)
+
+    return TeacherRun(open_run)
 
 
 def load_run(run: str | Path, classnames: Sequence[str] | None = None, device: str = "auto") -> Learner:

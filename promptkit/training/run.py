@@ -25,7 +25,7 @@ from promptkit.runs.checkpoint import Metadata
 from promptkit.runs.folder import RunFolder
 from promptkit.runs.listing import best_epoch
 from promptkit.runs.lock import FolderLock
-from promptkit.runs.opening import start_from
+from promptkit.runs.opening import start_from, teacher_run
 from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
 from promptkit.training.batches import cached_batches, image_batches
@@ -33,6 +33,7 @@ from promptkit.training.best import BestEpoch
 from promptkit.training.profile import Profile
 from promptkit.training.progress import Forecast, TrainingProgress
 from promptkit.training.saving import EpochLog, Saving
+from promptkit.training.teaching import ask_teacher
 from promptkit.training.trackers import Trackers
 from promptkit.training.trainer import Trainer, show_images
 from promptkit.training.validation import Validation
@@ -90,7 +91,8 @@ class Run:
         if resume:
             state.check_settings(out, config)
         backbone = (backbone or load_backbone(config.backbone, registry)).to(device)
-        self.learner = build_learner(config, registry, training_scene(config, backbone, self.dataset))
+        teacher = teacher_run(config, backbone, self.dataset.classnames)
+        self.learner = build_learner(config, registry, training_scene(config, backbone, self.dataset, teacher))
         if train.init and not resume:
             start_from(Path(train.init), self.learner)
         self.views = build_views(config, registry, backbone)
@@ -130,6 +132,8 @@ class Run:
         config, folder, learner = self.config, self.folder, self.learner
         train, cuda = config.train, self.device.type == "cuda"
         resuming = self.resume and folder.state.exists()
+        if teacher := learner.scene.teacher:
+            teacher.logits = ask_teacher(teacher.learner, self.pictures, config, self.cache, console)
         if not resuming:
             show_images(learner, image_batches(config, self.pictures, self.views, cuda, shuffle=False))
         metadata = self._metadata()

@@ -1,18 +1,59 @@
-"""What a run may be given beside pictures: descriptions of classes, and what another run learned."""
+"""What a run may be given beside pictures: descriptions of classes, what another run learned, and a run that teaches."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
+from promptkit import hookimpl
 from promptkit.backbones.tiny import tiny_backbone
+from promptkit.components import Loss
+from promptkit.learner import Learner
+from promptkit.tensors import Outputs
+from promptkit.testing import registered
 
 Command = Callable[..., "Finished"]
+
+
+class Taught(Loss):
+    """The teacher's answers alone."""
+
+    def forward(self, outputs: Outputs) -> dict[str, torch.Tensor]:
+        assert self.scene.teacher
+        said = self.scene.teacher.taught(outputs.index).softmax(-1)
+        assert said.isfinite().all()
+        return {"taught": F.cross_entropy(outputs.logits, said)}
+
+
+class Follower(Learner):
+    """Answers with the teacher's texts, whatever it is asked about."""
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        super().set_classes(names)
+        if self.scene.teacher:
+            self.scene.teacher.learner.set_classes(names)
+
+    def metrics(self, outputs: Outputs) -> dict[str, torch.Tensor]:
+        assert self.scene.teacher
+        said = self.scene.teacher.taught(outputs.index)
+        return {"agree": (said.argmax(-1) == outputs.logits.argmax(-1)).float().mean()}
+
+
+class Plugin:
+    @hookimpl
+    def register_losses(self, register: Any) -> None:
+        register("taught", Taught)
+
+    @hookimpl
+    def register_learners(self, register: Any) -> None:
+        register("follower", Follower)
+
 
 SAID = {"Circle": ["a round thing.", "it has no corner."], "cross": "two strokes.", "square": ["four equal sides."] * 2}
 
@@ -82,3 +123,31 @@ def test_training_starts_from_what_another_run_learned(train: Command) -> None:
     assert "none of its tensors is one of this learner" in done.err
     done = train("coop", "--init", "nowhere", "--out", "sixth")
     assert "nowhere holds no run" in done.err
+
+
+@pytest.mark.filterwarnings("ignore:random weights")
+def test_a_run_on_another_backbone_teaches_and_is_not_needed_to_predict(
+    train: Command, promptkit: Command, images: Path
+) -> None:
+    demo = ("--data", images, "--backbone", "demo", "--weights", "demo", "--workers", 0)
+    done = promptkit("train", "zeroshot", *demo, "--out", "teacher")
+    assert done.status == 0, done.err
+    taught = ("--teacher", "teacher", "--set", "loss=taught", "--batch-size", 8, "--lr", 0.05)
+    with registered(Plugin()):
+        for cache in ((), ("--no-cache",)):
+            done = train("coop", *taught, "--epochs", 3, "--out", f"run{len(cache)}", *cache)
+            assert done.status == 0, done.err
+        rows = [json.loads(line) for line in Path("run0/log.jsonl").read_text().splitlines()]
+        assert rows[-1]["taught"] < rows[0]["taught"]
+        other = [json.loads(line) for line in Path("run1/log.jsonl").read_text().splitlines()]
+        assert [row["taught"] for row in rows] == pytest.approx([row["taught"] for row in other], abs=1e-4)
+        shutil.move("teacher", "gone")
+        done = promptkit("eval", "run0", "--workers", 0)
+        assert done.status == 0, done.err
+        done = train("coop", *taught, "--out", "again")
+        assert done.status == 2
+        assert "teacher holds no run" in done.err
+        shutil.move("gone", "teacher")
+        done = train("coop", *taught, "--set", "learner=follower", "--epochs", 1, "--out", "follows")
+        assert done.status == 0, done.err
+        assert "agree" in done.out
