@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,8 +37,8 @@ class StandardViews(PipelineViews):
 
     @dataclass(frozen=True)
     class Options:
-        min_scale: Annotated[float, "smallest share of the picture that a crop keeps, 0 to 1"] = 0.08
-        flip: Annotated[float, "probability of a horizontal flip"] = 0.5
+        min_scale: Annotated[float, "smallest share of the picture that a crop keeps", Gt(0), Le(1)] = 0.08
+        flip: Annotated[float, "probability of a horizontal flip", Ge(0), Le(1)] = 0.5
 
     def pipelines(self) -> "Mapping[str, Sequence[albumentations.BasicTransform]]":
         return {"image": self.crop_and_flip(self.options.min_scale, self.options.flip)}

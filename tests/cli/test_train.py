@@ -122,7 +122,7 @@ def test_clipping_bounds_what_a_step_changes(train: Command, tmp_path: Path) -> 
             ("gopro", "--set", "views=standard"),
             """error: loss 'gopro' needs the views "moco" and "augmix"; views 'standard' makes "image\"""",
         ),
-        (("coop", "--set", "prompts.n_ctx=0"), "error: n_ctx=0: a prompt needs at least one context token"),
+        (("coop", "--set", "prompts.n_ctx=0"), "error: prompts.n_ctx='0': expected int, at least 1"),
         (("coop", "--domains", "photos"), "error: no domain named 'photos'; did you mean 'photo'?"),
         (("coop", "--device", "cuda:77"), "error: device 'cuda:77' can't be used"),
         (("coop", "--set", "train.optimizer=sgdd"), "error: train.optimizer='sgdd'"),

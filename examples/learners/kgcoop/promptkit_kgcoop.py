@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +22,7 @@ class KgCoOpPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given"] = 4
+        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
 
 
@@ -30,7 +31,7 @@ class KgCoOpLoss(Loss):
 
     @dataclass(frozen=True)
     class Options:
-        weight: Annotated[float, "weight of the distance"] = 8.0
+        weight: Annotated[float, "weight of the distance", Ge(0)] = 8.0
         template: Annotated[str, "the teacher's prompt, with one {} for the class name"] = "a photo of a {}."
 
     def __init__(self, options: Any, scene: Scene) -> None:

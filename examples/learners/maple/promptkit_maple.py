@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from promptkit import ConfigError, hookimpl
+from promptkit import hookimpl
 from promptkit.components import ContextPrompts, PromptGenerator, Scene
 from promptkit.learner import Recipe
 from promptkit.tensors import ImageFeatures, TextPrompts
@@ -23,15 +24,13 @@ class MaPLePrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "learned tokens in each tower; further words of ctx_init stay as they are"] = 2
+        n_ctx: Annotated[int, "learned tokens in each tower; further words of ctx_init stay as they are", Ge(1)] = 2
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
-        depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer"] = 9
+        depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer", Ge(1)] = 9
 
     def __init__(self, options: Any, scene: Scene) -> None:
-        """Raises ConfigError for a depth below 1, and for an n_ctx where no word of ctx_init ends."""
+        """Raises ConfigError for an n_ctx where no word of ctx_init ends."""
         super().__init__(options, scene)
-        if options.depth < 1:
-            raise ConfigError(f"prompts.depth={options.depth}: expected at least 1")
         self.learn_first(options.n_ctx)
         backbone = scene.backbone
         depth = min(options.depth, backbone.text_depth, len(backbone.intermediate_widths))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,8 +24,8 @@ class PLOTPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_prompts: Annotated[int, "prompts for each class"] = 4
-        n_ctx: Annotated[int, "context tokens of a prompt; ctx_init sets them where it is given"] = 16
+        n_prompts: Annotated[int, "prompts for each class", Ge(1)] = 4
+        n_ctx: Annotated[int, "context tokens of a prompt; ctx_init sets them where it is given", Ge(1)] = 16
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = ""
 
 
@@ -33,8 +34,8 @@ class PLOT(Learner):
 
     @dataclass(frozen=True)
     class Options:
-        entropy: Annotated[float, "weight of the plan's entropy, above 0"] = 0.1
-        iterations: Annotated[int, "of Sinkhorn's algorithm"] = 100
+        entropy: Annotated[float, "weight of the plan's entropy", Gt(0)] = 0.1
+        iterations: Annotated[int, "of Sinkhorn's algorithm", Ge(1)] = 100
         pooled: Annotated[bool, "add the logits of pooled image and mean prompt, as the authors do on ImageNet"] = False
 
     needs_patches = True

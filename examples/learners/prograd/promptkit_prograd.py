@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ class ProGradPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "context tokens, those in front of ctx_init's words zero at first"] = 16
+        n_ctx: Annotated[int, "context tokens, those in front of ctx_init's words zero at first", Ge(1)] = 16
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
 
     def __init__(self, options: Any, scene: Scene) -> None:
@@ -49,7 +50,7 @@ class ProGradLoss(Loss):
 
     @dataclass(frozen=True)
     class Options:
-        temperature: Annotated[float, "of both distributions in the second term"] = 1.0
+        temperature: Annotated[float, "of both distributions in the second term", Gt(0)] = 1.0
         strength: Annotated[float, "how much of a conflict is taken out; 1 is all of it"] = 1.0
         template: Annotated[str, "zero-shot CLIP's prompt, with one {} for the class name"] = "a photo of a {}."
 

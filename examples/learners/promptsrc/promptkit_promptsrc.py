@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from promptkit import ConfigError, hookimpl
+from promptkit import hookimpl
 from promptkit.components import ContextPrompts, Loss, PromptGenerator, Scene
 from promptkit.learner import Learner, Recipe
 from promptkit.tensors import ImageFeatures, Outputs, TextPrompts
@@ -23,16 +24,13 @@ class PromptSRCPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "learned text tokens; further words of ctx_init stay as they are"] = 4
+        n_ctx: Annotated[int, "learned text tokens; further words of ctx_init stay as they are", Ge(1)] = 4
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
-        n_vision: Annotated[int, "image tokens"] = 4
-        depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer"] = 9
+        n_vision: Annotated[int, "image tokens", Ge(1)] = 4
+        depth: Annotated[int, "blocks with prompts, the first included; fewer where a tower has fewer", Ge(1)] = 9
 
     def __init__(self, options: Any, scene: Scene) -> None:
-        """Raises ConfigError for an option that is not positive."""
         super().__init__(options, scene)
-        if min(options.n_vision, options.depth) < 1:
-            raise ConfigError("prompts.n_vision and prompts.depth have to be at least 1")
         self.learn_first(options.n_ctx)
         backbone = scene.backbone
         text_depth, vision_depth = (
@@ -86,13 +84,10 @@ class PromptSRC(Learner):
     @dataclass(frozen=True)
     class Options:
         centre: Annotated[float, "the epoch that weighs most in the average over training"] = 15.0
-        spread: Annotated[float, "deviation of the weights around it, in epochs, above 0"] = 1.0
+        spread: Annotated[float, "deviation of the weights around it, in epochs", Gt(0)] = 1.0
 
     def __init__(self, *parts: Any) -> None:
-        """Raises ConfigError for a spread that is not positive."""
         super().__init__(*parts)
-        if self.options.spread <= 0:
-            raise ConfigError(f"learner.spread={self.options.spread}: expected more than 0")
         # In the state, so that a run that is stopped and resumed averages the same.
         self.average = nn.Module()
         for name, parameter in self.named_parameters():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ class TipAdapterCache(PromptGenerator):
 
     @dataclass(frozen=True)
     class Options:
-        places: Annotated[int, "most training pictures of a class, over all domains"] = 16
+        places: Annotated[int, "most training pictures of a class, over all domains", Ge(1)] = 16
         alpha: Annotated[float, "weight of the cache"] = 1.0
         beta: Annotated[float, "how sharply a key answers"] = 5.5
         template: Annotated[str, "the prompt, with one {} for the class name"] = "a photo of a {}."

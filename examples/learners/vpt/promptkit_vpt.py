@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from promptkit import ConfigError, hookimpl
+from promptkit import hookimpl
 from promptkit.components import PromptGenerator, Scene, read_templates, template_features
 from promptkit.learner import Recipe
 from promptkit.tensors import ClassTokens, ImageFeatures
@@ -22,15 +23,12 @@ class VPTPrompts(PromptGenerator):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "tokens in each block"] = 8
-        depth: Annotated[int, "blocks with prompts, the first included; fewer where the tower has fewer"] = 12
+        n_ctx: Annotated[int, "tokens in each block", Ge(1)] = 8
+        depth: Annotated[int, "blocks with prompts, the first included; fewer where the tower has fewer", Ge(1)] = 12
         template: Annotated[str, "the text's prompt, with one {} for the class name"] = "a photo of a {}."
 
     def __init__(self, options: Any, scene: Scene) -> None:
-        """Raises ConfigError for no token or no block."""
         super().__init__(options, scene)
-        if options.n_ctx < 1 or options.depth < 1:
-            raise ConfigError(f"prompts.n_ctx={options.n_ctx}, prompts.depth={options.depth}: expected at least 1")
         widths = scene.backbone.intermediate_widths
         depth = min(options.depth, len(widths))
         self.tokens = nn.Parameter(0.02 * torch.randn(depth, 1, options.n_ctx, widths[0]))

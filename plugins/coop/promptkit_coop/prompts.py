@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from annotated_types import Ge
 from torch import nn
 
 from promptkit.components import ContextPrompts, Scene
@@ -18,7 +19,7 @@ class CoOpPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given"] = 16
+        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 16
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = ""
         position: Annotated[Literal["end", "middle", "front"], "where the class name stands"] = "end"
         class_specific: Annotated[bool, "one context for each class, instead of one for all"] = False
@@ -35,7 +36,7 @@ class CoCoOpPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given"] = 4
+        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
 
     def __init__(self, options: Options, scene: Scene) -> None:

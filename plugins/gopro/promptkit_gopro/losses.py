@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptkit import ConfigError
-from promptkit.components import Loss, Scene
+from promptkit.components import Loss
 from promptkit.distributed import gather
 from promptkit.tensors import Outputs
 from promptkit_gopro.views import VIEWS
@@ -29,15 +29,9 @@ class GOProLoss(Loss):
 
     @dataclass(frozen=True)
     class Options:
-        consistency: Annotated[float, "weight of the consistency of text features over views"] = 1.0
-        contrast: Annotated[float, "weight of the contrastive term"] = 0.1
-        temperature: Annotated[float, "temperature of the contrastive term, above 0"] = 0.1
-
-    def __init__(self, options: Options, scene: Scene) -> None:
-        """Raises ConfigError for a temperature that is not positive."""
-        super().__init__(options, scene)
-        if options.temperature <= 0:
-            raise ConfigError(f"loss.temperature={options.temperature} has to be above 0")
+        consistency: Annotated[float, "weight of the consistency of text features over views", Ge(0)] = 1.0
+        contrast: Annotated[float, "weight of the contrastive term", Ge(0)] = 0.1
+        temperature: Annotated[float, "temperature of the contrastive term", Gt(0)] = 0.1
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         image, moco, augmix = (outputs.views[name] for name in VIEWS)

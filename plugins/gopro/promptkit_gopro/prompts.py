@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ class GOProPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given"] = 4
+        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
         style: Annotated[
             Literal["separate", "average"], "mean and deviation side by side (paper), or their average (released code)"

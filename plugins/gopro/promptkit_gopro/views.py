@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from promptkit import ConfigError
-from promptkit.backbones.base import ImageSpec
+from annotated_types import Ge, Gt, Le
+
 from promptkit.components import PipelineViews
 
 if TYPE_CHECKING:
@@ -28,22 +28,10 @@ class GOProViews(PipelineViews):
 
     @dataclass(frozen=True)
     class Options:
-        min_scale: Annotated[float, "smallest share of the picture that a crop keeps, above 0, at most 1"] = 0.08
-        severity: Annotated[float, "how far AugMix's operations may go, 0 to 10"] = 1.0
-        chains: Annotated[int, "chains of operations that AugMix mixes"] = 3
-        depth: Annotated[int, "most operations in a chain"] = 3
-
-    def __init__(self, options: Options, image: ImageSpec) -> None:
-        """Raises ConfigError for an option out of its range."""
-        for name, allowed in {
-            "min_scale": 0 < options.min_scale <= 1,
-            "severity": 0 <= options.severity <= 10,
-            "chains": options.chains >= 1,
-            "depth": options.depth >= 1,
-        }.items():
-            if not allowed:
-                raise ConfigError(f"views.{name}={getattr(options, name)} is out of range", "promptkit show gopro")
-        super().__init__(options, image)
+        min_scale: Annotated[float, "smallest share of the picture that a crop keeps", Gt(0), Le(1)] = 0.08
+        severity: Annotated[float, "how far AugMix's operations may go", Ge(0), Le(10)] = 1.0
+        chains: Annotated[int, "chains of operations that AugMix mixes", Ge(1)] = 3
+        depth: Annotated[int, "most operations in a chain", Ge(1)] = 3
 
     def pipelines(self) -> "Mapping[str, Sequence[albumentations.BasicTransform]]":
         import albumentations as A

@@ -20,7 +20,7 @@ from promptkit.backbones.base import Backbone
 from promptkit.components import NoOptions, Projector, Scene, template_features
 from promptkit.learner import Learner
 from promptkit.tensors import Batch, ImageFeatures
-from promptkit.testing import tiny_backbone
+from promptkit.testing import build_recipe, tiny_backbone
 
 NAMES = ("cat", "yellow school bus", "aeroplane at night")
 TOKENIZER = open_clip.SimpleTokenizer()
@@ -281,3 +281,17 @@ def test_recipes_name_components_and_options_that_exist():
         key.removeprefix("prompts."): value for key, value in found["recipes"]["gopro-reference"].settings.items()
     }
     assert REFERENCE.items() <= reference.items()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("views.min_scale=0", "float, above 0, at most 1"), ("views.min_scale=1.5", "float, above 0, at most 1"),
+        ("views.severity=11", "float, at least 0, at most 10"), ("views.severity=nan", "float, at least 0"),
+        ("views.chains=0", "int, at least 1"), ("views.depth=0", "int, at least 1"), ("prompts.n_ctx=0", "int, at least 1"),
+        ("loss.temperature=0", "float, above 0"), ("loss.contrast=-1", "float, at least 0"),
+    ],
+)  # fmt: skip
+def test_options_out_of_their_range(setting: str, expected: str):
+    with pytest.raises(ConfigError, match=rf"{setting.replace('=', '=.')}.: expected {expected}"):
+        build_recipe("gopro", sets=[setting])

@@ -7,7 +7,6 @@ import torch
 from promptkit_gopro.losses import GOProLoss, nt_xent
 from torch.nn import functional as F
 
-from promptkit import ConfigError
 from promptkit.components import Scene
 from promptkit.tensors import Outputs, View
 from promptkit.testing import tiny_backbone
@@ -79,9 +78,3 @@ def test_terms_are_weighted_and_read_projected_features():
     torch.testing.assert_close(weighted["consistency"], 3 * plain["consistency"])
     torch.testing.assert_close(weighted["contrast"], 0.5 * plain["contrast"])
     assert list(plain) == ["ce", "consistency", "contrast"]
-
-
-@pytest.mark.parametrize("temperature", [0.0, -0.1])
-def test_temperature_is_positive(temperature: float):
-    with pytest.raises(ConfigError, match="above 0"):
-        GOProLoss(GOProLoss.Options(temperature=temperature), SCENE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor
 
@@ -44,16 +45,18 @@ class TDA(Learner):
 
     @dataclass(frozen=True)
     class Options:
-        shots: Annotated[int, "confident pictures that are kept of a class"] = 3
+        shots: Annotated[int, "confident pictures that are kept of a class", Ge(0)] = 3
         alpha: Annotated[float, "weight of their votes"] = 2.0
         beta: Annotated[float, "how sharply they answer"] = 5.0
-        negative_shots: Annotated[int, "uncertain pictures that are kept of a class"] = 2
+        negative_shots: Annotated[int, "uncertain pictures that are kept of a class", Ge(0)] = 2
         negative_alpha: Annotated[float, "weight of their votes"] = 0.117
         negative_beta: Annotated[float, "how sharply they answer"] = 1.0
         least: Annotated[float, "entropy (as a share of its bound) from which a picture is uncertain"] = 0.2
         most: Annotated[float, "entropy up to which it is kept"] = 0.5
         mask: Annotated[float, "probability from which an uncertain picture votes against a class"] = 0.03
-        confident: Annotated[float, "of several views, the share that is kept, those of least entropy"] = 0.1
+        confident: Annotated[
+            float, "of several views, the share that is kept, those of least entropy", Gt(0), Le(1)
+        ] = 0.1
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)

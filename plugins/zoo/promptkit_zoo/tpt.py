@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -27,7 +28,7 @@ class TPTPrompts(ContextPrompts):
 
     @dataclass(frozen=True)
     class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given"] = 4
+        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
 
 
@@ -38,8 +39,8 @@ class TPTViews(PlainViews):
 
     @dataclass(frozen=True)
     class Options:
-        crops: Annotated[int, "random crops beside the whole picture"] = 63
-        min_scale: Annotated[float, "smallest share of the picture that a crop keeps, 0 to 1"] = 0.08
+        crops: Annotated[int, "random crops beside the whole picture", Ge(0)] = 63
+        min_scale: Annotated[float, "smallest share of the picture that a crop keeps", Gt(0), Le(1)] = 0.08
 
     def __init__(self, options: Any, image: ImageSpec) -> None:
         super().__init__(options, image)
@@ -81,9 +82,9 @@ class TPT(Learner):
 
     @dataclass(frozen=True)
     class Options:
-        steps: Annotated[int, "steps of AdamW for a picture"] = 1
-        lr: Annotated[float, "their length"] = 0.005
-        confident: Annotated[float, "share of the views that is kept, those of least entropy"] = 0.1
+        steps: Annotated[int, "steps of AdamW for a picture", Ge(0)] = 1
+        lr: Annotated[float, "their length", Ge(0)] = 0.005
+        confident: Annotated[float, "share of the views that is kept, those of least entropy", Gt(0), Le(1)] = 0.1
 
     def __init__(self, *parts: Any) -> None:
         """Raises ConfigError for contexts that depend on the picture already."""
