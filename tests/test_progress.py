@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from promptkit import progress
+from promptkit.cli.console import Prose
 from promptkit.progress import ProgressLines
 from promptkit.training.callbacks import EpochResult
 from promptkit.training.progress import Forecast, TrainingProgress
@@ -54,6 +55,16 @@ def test_bar_and_time_left_survive_many_terms_in_80_columns() -> None:
     assert max(map(len, said.splitlines())) <= 80
     values = [word for name in terms for word in (name, "1.2500")]
     assert said.split() == ["epoch", "50/50", *values, "val", "83.1", "%", "lr", "0.002", "200.0", "img/s"]
+
+
+def test_prose_is_broken_between_words_on_a_terminal_and_nowhere_else() -> None:
+    text = "gopro on ViT-B-16 (openai), 1,000 classes, 1,281,167 training pictures, 12,345,678 trained parameters, cuda"
+    for is_terminal, lines in ((True, 2), (False, 1)):
+        console = Prose(file=io.StringIO(), width=80, force_terminal=is_terminal, highlight=False)
+        console.print(text, soft_wrap=True)
+        said = console.file.getvalue()
+        assert said.split() == text.split()
+        assert said.count("\n") == lines
 
 
 def test_training_and_testing_say_how_far_they_are(

@@ -36,7 +36,7 @@ from promptkit.cli import (
     train,
 )
 from promptkit.cli.command import Command
-from promptkit.cli.console import RANK, escape, visible
+from promptkit.cli.console import RANK, Prose, escape, visible
 from promptkit.errors import OutputError, PromptkitError
 
 app = typer.Typer(
@@ -110,8 +110,8 @@ INTERRUPTED = 130
 def main() -> None:
     """Run a command; whatever goes wrong becomes one message, and a trace only with --debug."""
     debug = "--debug" in sys.argv[1:]
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    _log_to(Console(stderr=True, soft_wrap=True, highlight=False, quiet=RANK > 0), debug)
+    errors = Prose(stderr=True, soft_wrap=True, highlight=False)
+    _log_to(Prose(stderr=True, soft_wrap=True, highlight=False, quiet=RANK > 0), debug)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # which would fail at a name that it can't spell
             stream.reconfigure(errors="backslashreplace")

@@ -4,7 +4,7 @@ Of several processes that run one command, the first speaks.
 """
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import markup
 from rich.console import Console
@@ -31,12 +31,20 @@ def visible(text: str, lines: bool = False) -> str:
     return "".join(x if x.isprintable() or (lines and x == "\n") else ascii(x)[1:-1] for x in text)
 
 
+class Prose(Console):
+    """What is printed with `soft_wrap` is broken between words on a terminal, which would break it inside a number."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **words: Any) -> None:
+        wanted = self.soft_wrap if soft_wrap is None else soft_wrap
+        super().print(*objects, soft_wrap=wanted and not self.is_terminal, **words)
+
+
 def console() -> Console:
     """For results, on stdout."""
-    plain = Console(highlight=False, quiet=RANK > 0)
+    plain = Prose(highlight=False, quiet=RANK > 0)
     if plain.is_terminal or "COLUMNS" in os.environ:
         return plain
-    return Console(highlight=False, width=PIPE_WIDTH, quiet=RANK > 0)
+    return Prose(highlight=False, width=PIPE_WIDTH, quiet=RANK > 0)
 
 
 def progress() -> "Progress":
