@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -25,7 +25,7 @@ import numpy as np
 import promptkit
 from promptkit.data.layouts import Dataset
 from promptkit.errors import CheckpointError
-from promptkit.files import plain_json, replacing, writing
+from promptkit.files import checked_json, replacing, writing
 from promptkit.metrics import Predictions
 from promptkit.runs.checkpoint import WEIGHTS
 
@@ -132,6 +132,8 @@ def write_table(path: Path, columns: Sequence[Any], about: dict[str, Any]) -> No
         "likeliest": pa.list_(pa.string()),
         "probabilities": pa.list_(pa.float32()),
     }
+    # A name that is no text is kept as it can be spelt.
+    columns = [[path.encode(errors="backslashreplace").decode() for path in columns[0]], *columns[1:]]
     filled = {name: column for name, column in zip(COLUMNS, columns, strict=True) if column is not None}
     schema = pa.schema([(name, kinds[name]) for name in filled], metadata={_KEY: json.dumps(about)})
     rows = len(columns[0])
@@ -168,11 +170,8 @@ def _read(path: Path) -> Record:
 
     try:
         table = pq.read_table(path, partitioning=None)
-        content = plain_json(table.schema.metadata[_KEY])
-        about = About(**{**content, "classnames": tuple(content["classnames"])})
-        if list(table.column_names) != list(COLUMNS) or any(
-            type(getattr(about, item.name)) not in (str, tuple) for item in fields(About)
-        ):
+        about = checked_json(About, table.schema.metadata[_KEY])
+        if list(table.column_names) != list(COLUMNS):
             raise ValueError("its columns are other ones")
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise CheckpointError(f"{path} is no record of answers: {error}", "eval --keep writes it again") from None

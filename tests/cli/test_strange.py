@@ -84,7 +84,11 @@ def test_names_that_are_no_text(train: Command, promptkit: Command, images: Path
     picture.rename(picture.with_name("\udcff.png"))
     done = train("coop", "--data", data, "--out", "run", "--strict")
     assert done.status == 0, done.err
-    assert promptkit("eval", "run").status == 0
+    done = promptkit("eval", "run", "--keep", "--split", "all")
+    assert done.status == 0, done.err
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        done = promptkit("predict", "run", data, "--out", name)
+        assert done.status == 0, done.err
     data.rename(tmp_path / "\udcff")
     one_message(train("coop", "--data", "\udcff", "--out", "other"), r"data.path='\udcff': expected text in UTF-8")
     (tmp_path / "\udcff").rename(data)
