@@ -72,7 +72,7 @@ class Estimate:
             except BaseException as error:  # its run will say what is wrong
                 if not isinstance(error, Exception) and explained(error, self.runner.registry) is None:
                     raise
-                log.debug("%s could not be timed", first.config.recipe, exc_info=True)
+                log.debug("%s could not be timed", first.learner.name, exc_info=True)
             else:
                 self.paces[of_kind] = pace
 
@@ -83,7 +83,7 @@ class Estimate:
         missing: dict[object, int] = {}
         untimed, untested = [], []
         for training in self._unfinished():
-            pace, learner = self.paces.get(kind(training)), training.config.recipe
+            pace, learner = self.paces.get(kind(training)), training.learner.name
             if left := self._images_left(training):
                 rate = rates.get(kind(training), pace.step if pace else None)
                 if rate is None:
@@ -137,7 +137,7 @@ class Estimate:
 
     def _to_encode(self, target: Target, training: Training, data: Dataset, pace: Pace) -> int:
         """How many images of a target have no cached features; once they have, nobody asks again."""
-        key = _key(target, training), training.config.recipe
+        key = _key(target, training), training.learner.name
         if key in self._encoded:
             return 0
         assert pace.spec is not None
@@ -150,7 +150,7 @@ class Estimate:
 
 
 def kind(training: Training) -> Kind:
-    return training.config.recipe, training.part.data.name, training.part.classes
+    return training.learner.name, training.part.data.name, training.part.classes
 
 
 def _key(target: Target, training: Training) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from promptkit.bench.protocols import PROTOCOLS, TRANSFERS, BenchData, Part, Target, check_protocol
+from promptkit.bench.variants import Variant, read_variants
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.data.layouts import Dataset
 from promptkit.data.selection import select_evaluation, select_training, subset
@@ -28,8 +29,9 @@ INSTEAD = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be compared, and how. `flags` are settings of all learners, `sets` the texts of --set.
+    """What is to be compared, and how. `flags` are settings of all learners, `sets` and `vary` the texts of these options.
 
+    `learners` are texts as `promptkit.bench.variants` reads them.
     A text that begins with a learner's name and a colon, `gopro:prompts.n_ctx=8`, is for that learner; another is for
     every learner that has the setting.
     """
@@ -42,6 +44,7 @@ class Request:
     """The domains to train on, or where a protocol transfers the data set; see `promptkit.bench.protocols`."""
     flags: Mapping[str, Scalar] = field(default_factory=dict)
     sets: Sequence[str] = ()
+    vary: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ class Training:
 
     folder: Path
     """Below the folder of results."""
+    learner: Variant
     config: RunConfig
     part: Part
     dataset: Dataset
@@ -82,8 +86,9 @@ def make_plan(request: Request, datasets: Sequence[BenchData], registry: Registr
         if not values or len(set(values)) < len(values):
             problem = "names one twice" if values else "names none"
             raise ConfigError(f"--{what} {','.join(map(str, values))} {problem}", "a comma-separated list is expected")
-    _check_sets(request)
-    given = {learner: learner_sets(request, learner, registry) for learner in request.learners}
+    learners = read_variants(request.learners, request.vary, registry)
+    _check_sets(request, learners)
+    given = {learner: learner_sets(request.sets, learner, learners, registry) for learner in learners}
     trainings = [
         training
         for part in PROTOCOLS[request.protocol](datasets, request.source)
@@ -97,16 +102,21 @@ def make_plan(request: Request, datasets: Sequence[BenchData], registry: Registr
 
 
 def _trainings(
-    request: Request, part: Part, shots: int, seed: int, given: Mapping[str, Sequence[str]], registry: Registry
+    request: Request, part: Part, shots: int, seed: int, given: Mapping[Variant, Sequence[str]], registry: Registry
 ) -> Iterator[Training]:
     """One for each learner; they share their pictures."""
     shared: dict[object, Dataset] = {}
-    for learner in request.learners:
+    for learner, sets in given.items():
         flags = dict(request.flags)
-        if registry.get("recipe", learner).settings.get("train.epochs") == 0:
+        if registry.get("recipe", learner.recipe).settings.get("train.epochs") == 0:
             flags.pop("train.epochs", None)  # it has nothing to train, however long the others do
 
-        def settings(data: BenchData, flags: Mapping[str, Scalar] = flags, learner: str = learner) -> RunConfig:
+        def settings(
+            data: BenchData,
+            flags: Mapping[str, Scalar] = flags,
+            recipe: str = learner.recipe,
+            sets: Sequence[str] = sets,
+        ) -> RunConfig:
             own: dict[str, Scalar] = {
                 "data.path": data.path,
                 "data.dataset": data.name if data.named else "",
@@ -115,15 +125,16 @@ def _trainings(
                 "data.shots": shots,
                 "train.seed": seed,
             }
-            return resolve(registry, learner, None, given[learner], {**flags, **own})
+            return resolve(registry, recipe, None, sets, {**flags, **own})
 
         config = settings(part.data)
         if config.data not in shared:
             read = subset(part.data.dataset, domains=part.domains)
             shared[config.data] = select_training(read, config.data, seed)
-        places = [request.protocol, part.data.name, learner, f"{shots}-shots", f"seed-{seed}", part.name]
+        places = [request.protocol, part.data.name, learner.name, f"{shots}-shots", f"seed-{seed}", part.name]
         yield Training(
-            Path(*(quote(place, safe=" ") for place in places if place)),
+            Path(*(quote(place, safe=" =[],") for place in places if place)),
+            learner,
             config,
             part,
             shared[config.data],
@@ -156,41 +167,45 @@ def _check_target(target: Target, config: RunConfig) -> None:
         )
 
 
-def _check_sets(request: Request) -> None:
+def _check_sets(request: Request, learners: Sequence[Variant]) -> None:
+    own = [(f"--learners {learner.name}", text) for learner in learners for text in learner.sets]
     for text in request.sets:
         name, colon, rest = text.partition(":")
-        key = _key(rest if colon and name in request.learners else text)
-        if key in INSTEAD:
-            raise ConfigError(f"--set {text}: {key} is not for --set in a bench", INSTEAD[key])
+        own.append((f"--set {text}", rest if colon and name in {learner.name for learner in learners} else text))
+    for where, text in own:
+        if (key := _key(text)) in INSTEAD:
+            raise ConfigError(f"{where}: {key} can't be set in a bench", INSTEAD[key])
 
 
-def learner_sets(request: Request, learner: str, registry: Registry) -> list[str]:
-    """The texts of --set that are for a learner; one that no learner of the bench has a place for stays, to be refused."""
-    texts = {name: _addressed(request, name) for name in request.learners}
-    has = {name: _options(registry, name, [text for text, _ in texts[name]]) for name in request.learners}
+def learner_sets(sets: Sequence[str], learner: Variant, learners: Sequence[Variant], registry: Registry) -> list[str]:
+    """The texts of --set that are for a learner, then its own; one that no learner has a place for stays, to be refused."""
+    texts = {one: _addressed(sets, one, learners) for one in learners}
+    has = {one: _options(registry, one, [text for text, _ in texts[one]]) for one in learners}
 
     def applies(text: str, own: bool) -> bool:
         key = _key(text)
         return own or not any(key in known for known in has.values()) or key in has[learner]
 
-    return [text for text, own in texts[learner] if applies(text, own)]
+    return [*(text for text, own in texts[learner] if applies(text, own)), *learner.sets]
 
 
-def _addressed(request: Request, learner: str) -> list[tuple[str, bool]]:
+def _addressed(sets: Sequence[str], learner: Variant, learners: Sequence[Variant]) -> list[tuple[str, bool]]:
     """The texts for a learner and for all, and which are for it alone."""
     found = []
-    for text in request.sets:
+    names = {one.name for one in learners}
+    for text in sets:
         name, colon, rest = text.partition(":")
-        if not colon or name not in request.learners:
+        if not colon or name not in names:
             found.append((text, False))
-        elif name == learner:
+        elif name == learner.name:
             found.append((rest, True))
     return found
 
 
-def _options(registry: Registry, learner: str, texts: Sequence[str]) -> set[str]:
+def _options(registry: Registry, learner: Variant, texts: Sequence[str]) -> set[str]:
     """The options, `slot.field`, of a learner's components, those that take another's place with --set among them."""
-    config = resolve(registry, learner, None, [text for text in texts if _key(text) in COMPONENT_SLOTS])
+    swaps = [text for text in (*texts, *learner.sets) if _key(text) in COMPONENT_SLOTS]
+    config = resolve(registry, learner.recipe, None, swaps)
     return {
         f"{slot}.{option.name}"
         for slot, component in config.components.items()

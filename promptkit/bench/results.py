@@ -17,6 +17,7 @@ from annotated_types import Ge
 from promptkit.errors import DataError
 from promptkit.files import checked_json, regular_file, replace_file
 from promptkit.metrics import Scores
+from promptkit.settings import Scalar
 
 log = logging.getLogger("promptkit")
 
@@ -31,6 +32,10 @@ class Result:
 
     protocol: str
     learner: str
+    """As tables name it: a recipe, or a variant of one; see `promptkit.bench.variants`."""
+    recipe: str
+    settings: dict[str, Scalar]
+    """By `slot.field`, those of the learner and its training that are not the recipe's."""
     dataset: str
     """In the catalogue, or the folder's name."""
     title: str
@@ -57,7 +62,7 @@ class Result:
     @property
     def key(self) -> tuple[object, ...]:
         """What it is a result of; for one key there is one result."""
-        return tuple(getattr(self, name) for name in _IDENTITY)
+        return *(getattr(self, name) for name in _IDENTITY), *sorted(self.settings.items())
 
     @property
     def data(self) -> tuple[str, str, str]:
@@ -66,7 +71,7 @@ class Result:
 
 
 _IDENTITY = (
-    "protocol", "learner", "dataset", "title", "domain", "classes", "seed", "shots", "split", "source", "backbone",
+    "protocol", "learner", "recipe", "dataset", "title", "domain", "classes", "seed", "shots", "split", "source", "backbone",
     "weights", "template",
 )  # fmt: skip
 ROUNDING = 0.005

@@ -18,6 +18,7 @@ from promptkit.backbones.base import Backbone
 from promptkit.bench.plan import Plan, Training, images
 from promptkit.bench.protocols import Target
 from promptkit.bench.results import RESULTS, Result, results_of, write_results
+from promptkit.bench.variants import different
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.data.images import warn_unreadable
@@ -86,7 +87,7 @@ class Runner:
         self.cache = cache
         self.keep = keep
         # Learner by learner, so that no shard is left with the quick ones.
-        dealt = sorted(plan.trainings, key=lambda training: training.config.recipe)[first::step]
+        dealt = sorted(plan.trainings, key=lambda training: training.learner.name)[first::step]
         self.trainings = [training for training in plan.trainings if training in dealt]
         self.backbones: dict[BackboneSettings, Backbone] = {}
         self.outcome = Outcome()
@@ -298,7 +299,9 @@ class Runner:
         fresh = [
             Result(
                 protocol=self.plan.protocol,
-                learner=config.recipe,
+                learner=training.learner.name,
+                recipe=config.recipe,
+                settings=different(self.registry, training.learner, config.data.dataset, config.to_tables()),
                 dataset=target.data.name,
                 title=target.data.title,
                 domain=domain,

@@ -4,7 +4,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from promptkit.bench.protocols import OTHERS, VARIANTS
@@ -167,22 +167,28 @@ def _by_learner(results: Sequence[Result]) -> tuple[dict[str, list[Result]], lis
             differ.append(describe)
         else:
             common.append(described.pop())
-    several_templates = _with_several_templates(results)
+    several_templates, several_settings = (_with_several(results, *of) for of in (("template", ""), ("settings", {})))
     found: dict[str, list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: (result.learner != "zeroshot", result.learner, result.shots)):
         words = [result.learner, *(describe(result) for describe in differ)]
         if result.learner in several_templates:
             words.append(_template(result))
+        if result.learner in several_settings:
+            words.append(_settings(result))
         found[" ".join(words)].append(result)
     return dict(found), common
 
 
-def _with_several_templates(results: Sequence[Result]) -> set[str]:
-    """Learners that were asked the same thing with different hand-made prompts; data sets have prompts of their own."""
-    templates: dict[tuple[object, ...], set[str]] = defaultdict(set)
+def _with_several(results: Sequence[Result], field: str, none: object) -> set[str]:
+    """Learners that were asked the same thing with different values of a field, whose absence is `none`.
+
+    Between data sets they may differ: recipes have hand-made prompts and settings for one.
+    """
+    blank: dict[str, Any] = {field: none}
+    values: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for result in results:
-        templates[replace(result, template="").key].add(result.template)
-    return {result.learner for result in results if len(templates[replace(result, template="").key]) > 1}
+        values[replace(result, **blank).key].add(repr(getattr(result, field)))
+    return {result.learner for result in results if len(values[replace(result, **blank).key]) > 1}
 
 
 def _shots(result: Result) -> str:
@@ -197,6 +203,11 @@ def _template(result: Result) -> str:
     first, *others = result.template.splitlines() or [""]
     # Many templates are told from as many others by their checksum.
     return f"'{first}' and {len(others)} more ({crc32(result.template.encode()):08x})" if others else f"'{first}'"
+
+
+def _settings(result: Result) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(result.settings.items()))
+    return f"[{settings or 'as published'}]"
 
 
 def _titles(results: Sequence[Result]) -> dict[tuple[str, str, str], str]:

@@ -27,7 +27,21 @@ def bench(
             show_default=False,
         ),
     ],
-    learners: Annotated[str, typer.Option(help="Comma-separated recipes.")] = "zeroshot,coop,gopro",
+    learners: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated recipes, some with settings (gopro[loss.contrast=0,loss.consistency=0]) and a name "
+            "(plain=gopro[...]), or a .toml file with a table for each."
+        ),
+    ] = "zeroshot,coop,gopro",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SLOT.FIELD=VALUE,VALUE,...",
+            help="Make a variant with each value of every learner that has the setting. Repeatable: all combinations.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -94,6 +108,7 @@ def bench(
     from promptkit.bench.protocols import check_protocol, open_data
     from promptkit.bench.results import read_results
     from promptkit.bench.runner import Runner
+    from promptkit.bench.variants import split_learners
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
     from promptkit.cli.table import print_tables
@@ -111,12 +126,13 @@ def bench(
     warn_broken(registry)
     request = Request(
         protocol,
-        split_names(learners),
+        split_learners(learners),
         options.numbers("--seeds", seeds),
         options.numbers("--shots", shots or ("1,2,4,8,16" if protocol == "few-shot" else "16")),
         source or "",
         given,
         sets,
+        vary or (),
     )
     policy = str(given.get("data.split", DataSettings.split))
     opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", policy)

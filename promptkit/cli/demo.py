@@ -35,7 +35,7 @@ def demo(
     comparison = Comparison(out, options.numbers("--seeds", seeds), registry)
 
     def on_trained(training: "Training", seconds: float) -> None:
-        terminal.print(f"{training.config.recipe}, seed {training.config.train.seed}: trained in {seconds:.0f} s")
+        terminal.print(f"{training.learner.name}, seed {training.config.train.seed}: trained in {seconds:.0f} s")
 
     try:
         with progress() as bar:

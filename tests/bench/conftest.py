@@ -22,6 +22,8 @@ def result() -> MakeResult:
             "dataset": "dtd",
             "title": "DTD",
             "domain": "all",
+            "recipe": "coop",
+            "settings": {},
             "classes": "base",
             "seed": 1,
             "shots": 16,

@@ -479,6 +479,7 @@ def results(tmp_path: Path) -> Path:
             run = folder / learner / str(seed)
             run.mkdir(parents=True)
             about = {"protocol": "base-to-new", "learner": learner, "dataset": "dtd", "title": "DTD", "domain": "all"}
+            about |= {"recipe": learner, "settings": {}}
             rest = {"split": "published", "source": "", "backbone": "ViT-B-16", "weights": "openai", "template": ""}
             lines = []
             for classes, accuracy in (("base", 0.8 + seed / 100), ("new", 0.42)):
