@@ -167,7 +167,8 @@ def _by_learner(results: Sequence[Result]) -> tuple[dict[str, list[Result]], lis
             differ.append(describe)
         else:
             common.append(described.pop())
-    several_templates, several_settings = (_with_several(results, *of) for of in (("template", ""), ("settings", {})))
+    several_templates = _with_several(results, "template", "")
+    several_settings = _with_several(results, "settings", {})
     found: dict[str, list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: (result.learner != "zeroshot", result.learner, result.shots)):
         words = [result.learner, *(describe(result) for describe in differ)]

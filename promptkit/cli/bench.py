@@ -138,9 +138,10 @@ def bench(
     opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", policy)
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
+    planned, share = make_plan(request, opened, registry), _shard(shard)
     if not plan:
         check_writable(out, "choose another --out")
-    runner = Runner(make_plan(request, opened, registry), out, registry, terminal, _shard(shard), cache, keep)
+    runner = Runner(planned, out, registry, terminal, share, cache, keep)
     estimate = Estimate(runner)
     _print_plan(terminal, runner, detailed=plan)
     if plan:

@@ -42,12 +42,13 @@ def test_a_grid_varies_the_learners_that_have_the_settings() -> None:
 def test_a_file_holds_what_does_not_fit_a_line(tmp_path: Path) -> None:
     file = tmp_path / "learners.toml"
     file.write_text(
-        '["no contrast"]\nrecipe = "gopro"\n"loss.contrast" = 0\n[long]\nrecipe = "coop"\nprompts.n_ctx = 8\n'
+        '["no contrast"]\nrecipe = "gopro"\n"loss.contrast" = 0\n'
+        '[long]\nrecipe = "coop"\nviews = "gopro"\nprompts.n_ctx = 8\n'
     )
     assert read(f"coop,{file}") == [
         Variant("coop", "coop"),
         Variant("no contrast", "gopro", ("loss.contrast=0",)),
-        Variant("long", "coop", ("prompts.n_ctx=8",)),
+        Variant("long", "coop", ("views=gopro", "prompts.n_ctx=8")),
     ]
     file.write_text("[lacking]\nlr = 1\n")
     with pytest.raises(ConfigError, match="'lacking' names no recipe"):

@@ -359,7 +359,7 @@ def test_a_damaged_learner_fails_and_stays(bench: Command, tmp_path: Path) -> No
         (("few-shot", "--datasets", "caltech11"), "no dataset named 'caltech11'; did you mean 'caltech101'?"),
         (("cross-dataset", "--datasets", "dtd"), "imagenet"),
         (("few-shot", "--learners", "cop"), "no recipe named 'cop'; did you mean 'coop'?"),
-        (("few-shot", "--set", "coop:train.seed=3"), "--set coop:train.seed=3: train.seed is not for --set in a bench"),
+        (("few-shot", "--set", "coop:train.seed=3"), "--set coop:train.seed=3: train.seed can't be set in a bench"),
         (("few-shot", "--templates", "nowhere"), "nowhere can't be read"),
     ],
 )
