@@ -6,7 +6,9 @@ in the class, the one place where defaults and help live:
     class MyPrompts(PromptGenerator):
         @dataclass(frozen=True)
         class Options:
-            n_ctx: Annotated[int, "context tokens"] = 4
+            n_ctx: Annotated[int, "context tokens", Ge(1)] = 4
+
+Ranges are those of annotated-types: Gt, Ge, Lt, Le.
 """
 
 import re

@@ -133,12 +133,19 @@ def replacing(path: Path, hint: str) -> Iterator[Path]:
     with writing(path, hint):
         try:
             yield fresh
-            with fresh.open("rb") as file:
+            with fresh.open("r+b") as file:  # Windows syncs none that it may not write
                 os.fsync(file.fileno())
             fresh.replace(path)
         finally:
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
+
+
+def delete_unfinished(path: Path) -> None:
+    """Delete what writers of a file that were killed left beside it. Only where nobody else writes it."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def check_writable(folder: Path, hint: str) -> None:

@@ -16,7 +16,7 @@ import tomli_w
 from promptkit import distributed
 from promptkit.config import RunConfig
 from promptkit.errors import CheckpointError, OutputError
-from promptkit.files import check_writable, replace_file, text_of, writing
+from promptkit.files import check_writable, delete_unfinished, replace_file, text_of, writing
 from promptkit.learner import Learner
 from promptkit.runs import tensorfile
 from promptkit.runs.checkpoint import LOG, SETTINGS, STATE, WEIGHTS, Metadata, read_metadata, read_tensors
@@ -56,6 +56,8 @@ class RunFolder:
         """For as long as a run trains. Raises OutputError when another process is training into the folder."""
         if self.writes:
             self.lock.take()
+            for name in (WEIGHTS, SETTINGS, LOG, STATE):
+                delete_unfinished(self.path / name)
         try:
             yield
         finally:

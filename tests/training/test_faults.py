@@ -284,7 +284,9 @@ def test_a_run_that_is_replaced_stays_until_the_new_one_has_something(
     assert (done.status, "nothing was saved yet" in done.out) == (130, True)
     assert files() == whole
     assert promptkit("eval", "run").status == 0
+    (tmp_path / "run/.learner.safetensors.99999").write_bytes(b"half, of a process that was killed")
     assert train("coop", "--out", "run", "--force", "--seed", "2").status == 0
+    assert files().keys() == whole.keys()
     assert [name for name, content in files().items() if whole[name] == content] == [".lock"]
 
 
