@@ -253,6 +253,8 @@ class Loss(nn.Module, ABC):
     Options: ClassVar[type] = NoOptions
     views: ClassVar[tuple[str, ...]] = ("image",)
     """The views it reads, checked when the learner is built."""
+    unlabelled: ClassVar[bool] = False
+    """Does it look at `Outputs.unlabelled`? Then a run needs --unlabelled."""
     needs: ClassVar[Mapping[str, type]] = {}
     """What has to stand in other slots, such as {"prompts": MyPrompts}; checked when the learner is built."""
 

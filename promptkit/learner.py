@@ -100,8 +100,16 @@ class Learner(nn.Module):
 
         Raises nothing of its own; shapes are those of `promptkit.tensors`.
         """
+        outputs = self._outputs(batch)
+        if batch.unlabelled is None:
+            return outputs
+        text = None if self.prompts.conditional else outputs.views["image"].text
+        return replace(outputs, unlabelled=self._outputs(batch.unlabelled, text))
+
+    def _outputs(self, batch: Batch, text: Tensor | None = None) -> Outputs:
+        """`text` where that of the classes is known already."""
         features = self.image_features(batch)
-        text = self.encode_text(features)
+        text = self.encode_text(features) if text is None else text
         texts = text.chunk(len(features.views)) if self.prompts.conditional else [text] * len(features.views)
         views = {
             name: self.view(seen, said) for (name, seen), said in zip(features.split().items(), texts, strict=True)

@@ -104,6 +104,9 @@ class DataSettings:
     descriptions: Annotated[
         str, "JSON file of sentences about each class, by name, for prompts that take them", Flag(TRAIN_BENCH)
     ] = ""
+    unlabelled: Annotated[
+        str, "folder or manifest of pictures without labels, for losses that look at them", Flag(TRAIN)
+    ] = ""
     shots: Annotated[int, "training pictures per class (and domain); 0: all", Ge(0), Flag(TRAIN)] = 0
     limit: Annotated[
         int, "pictures to train on, and to validate with, at most: for a quick try; 0: all", Ge(0), Flag(TRAIN)

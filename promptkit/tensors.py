@@ -113,7 +113,10 @@ class Batch:
     domain: Int[Tensor, " B"] = None  # type: ignore[assignment]
     """Places in `Scene.domains`; -1 where the domain is none of them. Left out: -1 everywhere."""
     index: Int[Tensor, " B"] = None  # type: ignore[assignment]
-    """Places among the training pictures of the run, the same in every epoch. Left out: -1 everywhere."""
+    """Places among the training pictures of the run, the same in every epoch; of unlabelled ones, among those. Left out: -1
+    everywhere."""
+    unlabelled: "Batch | None" = None
+    """As many pictures without labels, where the loss asks for them; None where none of them is readable."""
 
     def __post_init__(self) -> None:
         _fill_unknown(self, "domain", "index")
@@ -145,6 +148,7 @@ class Batch:
             self.features and self.features.to(device),
             self.domain.to(device, non_blocking=True),
             self.index.to(device, non_blocking=True),
+            self.unlabelled and self.unlabelled.to(device),
         )
 
 
@@ -199,6 +203,8 @@ class Outputs:
     index: Int[Tensor, " B"] = None  # type: ignore[assignment]
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     """What components hand to losses, by name; see `PromptGenerator.extra` and `Projector.extra`."""
+    unlabelled: "Outputs | None" = None
+    """Of the pictures without labels, where the loss asks for them."""
 
     def __post_init__(self) -> None:
         _fill_unknown(self, "domain", "index")

@@ -137,8 +137,10 @@ def make_views(views: Views, image: np.ndarray, rng: np.random.Generator) -> dic
 class EpochSampler(Sampler[tuple[int, int]]):
     """(epoch, index) in an order that is a function of seed and epoch, or in the order of the items."""
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool = True, total: int | None = None) -> None:
+        """`total` says how many an epoch has; where that is more than there are, they come again in another order."""
         self.length = length
+        self.total = length if total is None else total
         self.seed = seed
         self.shuffle = shuffle
         self.only: Sequence[int] = range(length)
@@ -148,16 +150,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """Pictures at the beginning of the epoch that are done already."""
 
     def __len__(self) -> int:
-        return self.length
+        return self.total
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         if not self.shuffle:
             yield from ((self.epoch, index) for index in self.only)
             return
-        mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
-        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(mixed)))
-        for index in order.tolist()[self.skip :]:
+        rounds = -(-self.total // self.length)
+        order = [index for number in range(rounds) for index in self._order(number)]
+        for index in order[self.skip : self.total]:
             yield self.epoch, index
+
+    def _order(self, number: int) -> list[int]:
+        """Of a round of an epoch."""
+        mixed = np.random.SeedSequence((self.seed, self.epoch, *([number] if number else []))).generate_state(
+            1, np.uint64
+        )
+        order: list[int] = torch.randperm(self.length, generator=torch.Generator().manual_seed(int(mixed[0]))).tolist()
+        return order
 
 
 class Loader(DataLoader[Sample | Unreadable]):
@@ -265,15 +275,16 @@ def train_loader(
     pin_memory: bool = False,
     shuffle: bool = True,
     domains: Sequence[str] = (),
+    total: int | None = None,
 ) -> Loader:
     """Shuffled batches of random views, the same for the same seed (not negative) and epoch (`Loader.set_epoch`).
 
     A last short batch is dropped when there are at least `batch_size` images, as the published code does. Without
-    `shuffle` every process gets every image once, in the order of the items. `Batch.domain` counts in `domains`. Raises
-    DataError when there are no items.
+    `shuffle` every process gets every image once, in the order of the items. `Batch.domain` counts in `domains`; an epoch
+    has `total` images, where that is given. Raises DataError when there are no items.
     """
     images = TrainingImages(items, views, seed, settings.max_pixels)
-    return Loader(images, settings, pin_memory, EpochSampler(len(items), seed, shuffle), domains)
+    return Loader(images, settings, pin_memory, EpochSampler(len(items), seed, shuffle, total), domains)
 
 
 def eval_loader(

@@ -124,7 +124,9 @@ class Specimen:
         """One picture of each class in the views of the recipe."""
         made = [self.views(image(i), np.random.default_rng(i)) for i in range(len(CLASSES))]
         stacked = {name: torch.stack([torch.from_numpy(view[name]) for view in made]) for name in made[0]}
-        return Batch(stacked, torch.arange(len(CLASSES)))
+        batch = Batch(stacked, torch.arange(len(CLASSES)))
+        asks = self.registry.component("loss", self.config.components["loss"].name).unlabelled
+        return replace(batch, unlabelled=replace(batch, label=torch.full((len(CLASSES),), -1))) if asks else batch
 
     @cached_property
     def one_by_one(self) -> list[Batch]:

@@ -1,5 +1,6 @@
 """The batches of a run: images read anew in every epoch, or features of views that were encoded once."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from rich.console import Console
@@ -8,7 +9,7 @@ from promptkit import distributed
 from promptkit.components import Views
 from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
-from promptkit.data.loading import Loader, train_loader
+from promptkit.data.loading import Loaded, Loader, train_loader, trained_on
 from promptkit.errors import ConfigError
 from promptkit.features.cache import CachedBatches, cached_features
 from promptkit.features.sources import Source, is_cacheable
@@ -28,6 +29,32 @@ def image_batches(config: RunConfig, dataset: Dataset, views: Views, pin_memory:
         shuffle=shuffle,
         domains=dataset.domains,
     )
+
+
+class PairedBatches:
+    """Batches of a data set, each with as many pictures without labels, which come again as often as it takes."""
+
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, unlabelled: Dataset, views: Views, pin_memory: bool
+    ) -> None:
+        self.labelled = image_batches(config, dataset, views, pin_memory)
+        self.unlabelled = train_loader(
+            unlabelled.items,
+            views,
+            config.loading,
+            seed=config.train.seed,
+            pin_memory=pin_memory,
+            total=trained_on(len(dataset.items), config.train.batch_size),
+        )
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        self.labelled.set_epoch(epoch, skip)
+        self.unlabelled.set_epoch(epoch, skip)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        for loaded, other in zip(self.labelled, self.unlabelled, strict=True):
+            batch = loaded.batch and replace(loaded.batch, unlabelled=other.batch)
+            yield Loaded(batch, loaded.index, (*loaded.unreadable, *other.unreadable))
 
 
 def cached_batches(

@@ -18,6 +18,7 @@ from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, trained_on, worker_death_explained
 from promptkit.data.selection import open_dataset, select_training, subset
+from promptkit.data.unlabelled import read_unlabelled
 from promptkit.errors import ConfigError, PluginError
 from promptkit.registry import Registry, installed
 from promptkit.runs import state
@@ -28,7 +29,7 @@ from promptkit.runs.lock import FolderLock
 from promptkit.runs.opening import start_from, teacher_run
 from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
-from promptkit.training.batches import cached_batches, image_batches
+from promptkit.training.batches import PairedBatches, cached_batches, image_batches
 from promptkit.training.best import BestEpoch
 from promptkit.training.profile import Profile
 from promptkit.training.progress import Forecast, TrainingProgress
@@ -85,6 +86,7 @@ class Run:
         self.cache = cache
         self.dataset = dataset or training_data(config.data, train.seed, registry)
         self.pictures = subset(self.dataset, "train")
+        self.unlabelled = self._unlabelled()
         device = distributed.join(train.device) or pick_device(train.device)
         self.trackers = Trackers(train.log, out, flatten(config.to_tables()))
         self.folder = RunFolder(out, force, resume, lock)
@@ -96,6 +98,20 @@ class Run:
         if train.init and not resume:
             start_from(Path(train.init), self.learner)
         self.views = build_views(config, registry, backbone)
+
+    def _unlabelled(self) -> Dataset | None:
+        """What --unlabelled names. Raises ConfigError where the loss asks for it and it is not given, or the other way."""
+        path, name = self.config.data.unlabelled, self.config.components["loss"].name
+        asked = self.registry.component("loss", name).unlabelled
+        if asked and not path:
+            raise ConfigError(
+                f"loss {name!r} looks at pictures without labels too", "say where they are with --unlabelled PATH"
+            )
+        if path and not asked:
+            raise ConfigError(f"--unlabelled {path}: loss {name!r} looks at no pictures without labels", "leave it out")
+        if path and self.config.train.cached_views:
+            raise ConfigError("--unlabelled and --cached-views can't be combined", "leave one of the two out")
+        return read_unlabelled(Path(path)) if path else None
 
     @property
     def backbone(self) -> Backbone:
@@ -148,6 +164,8 @@ class Run:
             batches: Batches = cached_batches(config, learner, self.pictures, self.views, console)
         else:
             batches = image_batches(config, self.pictures, self.views, cuda)
+            if self.unlabelled:
+                batches = PairedBatches(config, self.pictures, self.unlabelled, self.views, cuda)
         validation = subset(self.dataset, "val")
         if (train.keep == "best" or train.patience) and not validation.items:
             which = "--keep best" if train.keep == "best" else "--patience"
@@ -206,7 +224,7 @@ class Run:
         """A fingerprint of the pictures, and of what is said about their classes."""
         said = json.dumps({name: list(said) for name, said in self.learner.scene.descriptions.items()}, sort_keys=True)
         digest = hashlib.sha256(said.encode()).hexdigest()[:16] if self.learner.scene.descriptions else ""
-        return self.dataset.fingerprint() + digest
+        return self.dataset.fingerprint() + digest + (self.unlabelled.fingerprint() if self.unlabelled else "")
 
     def _metadata(self) -> Metadata:
         """Of a learner that is finished without training, and of each epoch but for its number and figures."""

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from promptkit import hookimpl
+from promptkit import PluginError, hookimpl
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.components import Loss
 from promptkit.learner import Learner
 from promptkit.tensors import Outputs
-from promptkit.testing import registered
+from promptkit.testing import check_loss, registered
 
 Command = Callable[..., "Finished"]
 
@@ -45,10 +45,30 @@ class Follower(Learner):
         return {"agree": (said.argmax(-1) == outputs.logits.argmax(-1)).float().mean()}
 
 
+SEEN: list[list[int]] = []
+
+
+class Unsure(Loss):
+    """Cross-entropy, and the entropy of what is said about pictures without labels."""
+
+    unlabelled = True
+
+    def forward(self, outputs: Outputs) -> dict[str, torch.Tensor]:
+        other = outputs.unlabelled
+        assert other is not None
+        assert (other.label == -1).all()
+        assert (other.domain == -1).all()
+        assert len(other.label) == len(outputs.label)
+        SEEN.append(other.index.tolist())
+        said = other.logits.log_softmax(-1)
+        return {"ce": F.cross_entropy(outputs.logits, outputs.label), "unsure": -(said.exp() * said).sum(-1).mean()}
+
+
 class Plugin:
     @hookimpl
     def register_losses(self, register: Any) -> None:
         register("taught", Taught)
+        register("unsure", Unsure)
 
     @hookimpl
     def register_learners(self, register: Any) -> None:
@@ -151,3 +171,46 @@ def test_a_run_on_another_backbone_teaches_and_is_not_needed_to_predict(
         done = train("coop", *taught, "--set", "learner=follower", "--epochs", 1, "--out", "follows")
         assert done.status == 0, done.err
         assert "agree" in done.out
+
+
+def test_pictures_without_labels_come_with_each_batch_and_survive_a_stop(
+    train: Command, promptkit: Command, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Path("few")
+    few.mkdir()
+    for number, picture in enumerate(sorted((images / "cartoon").rglob("*.png"))[:11]):
+        shutil.copy(picture, few / f"{number}.png")
+    words = ("--domains", "photo", "--set", "loss=unsure", "--batch-size", 4, "--set", "train.save_minutes=0")
+    SEEN.clear()
+    with registered(Plugin()):
+        assert check_loss("unsure") == []
+        SEEN.clear()
+        done = train("cocoop", *words, "--unlabelled", few, "--out", "whole")
+        assert done.status == 0, done.err
+        whole = list(SEEN)
+        assert [len(batch) for batch in whole] == [4] * 8
+        epochs = [[place for batch in some for place in batch] for some in (whole[:4], whole[4:])]
+        assert sorted(epochs[0][:11]) == list(range(11)), "each once before any comes again"
+        assert epochs[0] != epochs[1]
+
+        SEEN.clear()
+        forward, stop = Unsure.forward, 6
+
+        def fails(self: Unsure, outputs: Outputs) -> dict[str, torch.Tensor]:
+            if len(SEEN) == stop:
+                raise PluginError("stopped")
+            return forward(self, outputs)
+
+        monkeypatch.setattr(Unsure, "forward", fails)
+        assert train("cocoop", *words, "--unlabelled", few, "--out", "again").status == 2
+        monkeypatch.setattr(Unsure, "forward", forward)
+        done = promptkit("train", "--out", "again", "--resume")
+        assert done.status == 0, done.err
+        assert whole == SEEN
+        first, second = (load_file(f"{run}/learner.safetensors") for run in ("whole", "again"))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+        assert "say where they are with --unlabelled" in train("coop", *words, "--out", "x").err
+        assert "there are no pictures in nothing" in train("coop", *words, "--unlabelled", "nothing", "--out", "x").err
+    done = train("coop", "--unlabelled", few, "--out", "x")
+    assert "loss 'cross-entropy' looks at no pictures without labels" in done.err
