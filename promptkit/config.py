@@ -9,15 +9,13 @@ the options of the component in that slot. Precedence, last wins:
 The templates of a data set go to every option that is called `template`, in any slot.
 """
 
-import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from promptkit.errors import ConfigError, UnknownNameError
-from promptkit.files import text_of
+from promptkit.files import toml_of
 from promptkit.learner import Recipe
 from promptkit.registry import SLOT_KINDS, Registry
 from promptkit.settings import (
@@ -34,12 +32,6 @@ from promptkit.settings import (
 
 MAX_RUN_FILE = 2**20
 """Bytes."""
-
-_NO_KEYS = re.compile(
-    r'''"""(?:\\.|[^\\])*?"""|\'{3}.*?\'{3}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*|[ \t]+''', re.DOTALL
-)
-"""Strings, comments and blanks of TOML."""
-_DEEP_KEY = re.compile(r"(?:[^\s=,{}\[\].]*\.){9}")
 
 COMPONENT_SLOTS = tuple(SLOT_KINDS)
 
@@ -175,15 +167,10 @@ def _checked(tables: Mapping[str, Any]) -> dict[str, Any]:
 def read_run_file(path: Path) -> dict[str, Any]:
     """The tables of a run file, the recipe's name among them. Raises ConfigError when it can't be read as one."""
     try:
-        text = text_of(path, MAX_RUN_FILE)
-        if _DEEP_KEY.search(_NO_KEYS.sub("", text)):  # takes memory by the square of its length
-            raise ValueError("a key has too many parts")
-        tables = tomllib.loads(text)
+        tables = toml_of(path, MAX_RUN_FILE)
     except FileNotFoundError:
         raise ConfigError(f"no run file at {path}", "a finished run holds one, named run.toml") from None
-    except RecursionError:
-        raise ConfigError(f"{path} is no run file: it is nested too deeply") from None
-    except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError alone
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no run file: {error}") from None
     if not isinstance(tables.get("recipe"), str):
         raise ConfigError(f"{path} names no recipe", 'a run file begins with: recipe = "..."')

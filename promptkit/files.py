@@ -4,8 +4,10 @@ import contextlib
 import json
 import math
 import os
+import re
 import stat
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -49,6 +51,17 @@ def text_of(path: Path, limit: int = 2**26) -> str:
     """The text of a file of at most `limit` bytes, in UTF-8. Raises OSError for what is no file, ValueError for no text."""
     regular_file(path, limit)
     return path.read_text(encoding="utf-8-sig")
+
+
+def toml_of(path: Path, limit: int) -> dict[str, Any]:
+    """The tables of a TOML file of at most `limit` bytes. Raises OSError for what is no file, ValueError for no TOML."""
+    text = text_of(path, limit)
+    if _DEEP_KEY.search(_NO_KEYS.sub("", text)):
+        raise ValueError("a key has too many parts")  # it takes memory by the square of their number
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def is_text(text: str) -> bool:
@@ -110,6 +123,12 @@ def is_number(value: object) -> bool:
     except OverflowError:
         return False
 
+
+_NO_KEYS = re.compile(
+    r'''"""(?:\\.|[^\\])*?"""|\'{3}.*?\'{3}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*|[ \t]+''', re.DOTALL
+)
+"""Strings, comments and blanks of TOML."""
+_DEEP_KEY = re.compile(r"(?:[^\s=,{}\[\].]*\.){9}")
 
 Number = Annotated[int | float, Predicate(is_number)]
 

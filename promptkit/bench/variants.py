@@ -6,7 +6,6 @@ no contrast=gopro[loss.contrast=0]      under a name of its own
 learners.toml                           a file with a table for each name: recipe, and settings by slot.field
 """
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +14,7 @@ from typing import Any
 
 from promptkit.config import COMPONENT_SLOTS, resolve
 from promptkit.errors import ConfigError
-from promptkit.files import regular_file
+from promptkit.files import toml_of
 from promptkit.registry import Registry
 from promptkit.settings import Scalar, flatten, split_names
 
@@ -107,9 +106,8 @@ def _read(text: str, registry: Registry) -> Iterator[Variant]:
 
 def _read_file(path: Path) -> Iterator[Variant]:
     try:
-        regular_file(path, MAX_FILE)
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tables = toml_of(path, MAX_FILE)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no file of learners: {error}", "a table for each: recipe, and settings") from None
     for name, table in tables.items():
         recipe = table.get("recipe") if isinstance(table, dict) else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from promptkit.errors import DataError
-from promptkit.files import checked_json, regular_file
+from promptkit.files import checked_json, text_of
 
 MAX_FILE = 12 * 2**20
 """Bytes; they go into the header of what is learned."""
@@ -16,8 +16,7 @@ def read_descriptions(path: Path) -> Mapping[str, tuple[str, ...]]:
     Raises DataError for a file that can't be read as one, or a class without a sentence.
     """
     try:
-        regular_file(path, MAX_FILE)
-        read = checked_json(dict[str, str | list[str]], path.read_bytes())
+        read = checked_json(dict[str, str | list[str]], text_of(path, MAX_FILE))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} holds no descriptions: {error}",
