@@ -167,10 +167,15 @@ def delete_unfinished(path: Path) -> None:
             left.unlink()
 
 
-def check_writable(folder: Path, hint: str) -> None:
-    """Make a folder and see that it takes files. Raises OutputError."""
+def check_spelling(folder: Path, hint: str) -> None:
+    """Raises OutputError for a name that is no text, in which safetensors reads and writes nothing."""
     if not is_text(str(folder)):
         raise OutputError(f"{folder} can't be written: its name is not in UTF-8", hint)
+
+
+def check_writable(folder: Path, hint: str) -> None:
+    """Make a folder and see that it takes files, those of safetensors too. Raises OutputError."""
+    check_spelling(folder, hint)
     with writing(folder, hint):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):

@@ -92,10 +92,10 @@ def _parameter(name: str, option: OptionField, default: object) -> inspect.Param
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Raises ConfigError for a list that holds anything but whole numbers."""
+    """Raises ConfigError for a list that holds anything but whole numbers, or one that no seed can be."""
     found = split_names(text)
-    if not found or not all(name.isdecimal() for name in found):
-        raise ConfigError(f"{option} {text}: expected whole numbers", f"such as: {option} 1,2,3")
+    if not found or not all(name.isdecimal() and len(name) < 19 for name in found):
+        raise ConfigError(f"{option} {text:.200}: expected whole numbers below 10^18", f"such as: {option} 1,2,3")
     return [int(name) for name in found]
 
 

@@ -16,7 +16,7 @@ from promptkit.errors import DataError, ExportError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import predict_pixels
 from promptkit.export.formats import ABOUT, FORMATS, Format, about
 from promptkit.export.readme import readme
-from promptkit.files import writing
+from promptkit.files import check_spelling, writing
 from promptkit.learner import Learner
 from promptkit.prediction.classifier import Classifier
 from promptkit.tensors import Batch
@@ -62,6 +62,7 @@ def export(classifier: Classifier, folder: Path, kind: str, pictures: Sequence[P
         )
     chosen = FORMATS[kind]
     hint = "choose another FOLDER, or make room"
+    check_spelling(folder, hint)
     with writing(folder, hint):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputError(f"{folder} exists already", "choose another FOLDER, or delete it")

@@ -89,12 +89,18 @@ def test_names_that_are_no_text(train: Command, promptkit: Command, images: Path
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         done = promptkit("predict", "run", data, "--out", name)
         assert done.status == 0, done.err
+    one_message(promptkit("export", "run", "a\udcff"), "its name is not in UTF-8")
     data.rename(tmp_path / "\udcff")
     one_message(train("coop", "--data", "\udcff", "--out", "other"), r"data.path='\udcff': expected text in UTF-8")
     (tmp_path / "\udcff").rename(data)
     for domain in ("cartoon", "photo"):
         (data / domain / "circle").rename(data / domain / "\udcff")
     one_message(promptkit("data", "data"), r"data: the name '\udcff' is not in UTF-8")
+
+
+def test_seeds_that_are_none_are_said_before_anything_is_drawn(promptkit: Command, tmp_path: Path) -> None:
+    one_message(promptkit("demo", "--seeds", HUGE, "--out", "demo"), "expected whole numbers below 10^18")
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.parametrize("out", ["file", "file/inside", "/proc/nothing", "a\udcff"])
