@@ -1,11 +1,12 @@
 """promptkit: a modular plugin framework for CLIP prompt learners.
 
-`hookimpl` marks a plugin's hooks; `load` opens a finished run. Nothing here imports torch.
+`hookimpl` marks a plugin's hooks; `load` opens a finished run; `train`, `evaluate` and `compare` are the commands. Nothing
+here imports torch before it is used.
 """
 
 import os
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from promptkit.errors import (
     BackboneError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from promptkit.api import compare, evaluate, results, samples, train
     from promptkit.prediction.classifier import Classifier
 
 __all__ = [
@@ -39,12 +41,18 @@ __all__ = [
     "TrainingError",
     "UnknownNameError",
     "__version__",
+    "compare",
+    "evaluate",
     "hookimpl",
     "load",
+    "results",
+    "samples",
+    "train",
 ]
 
 PUBLIC_MODULES = (
     "promptkit",
+    "promptkit.api",
     "promptkit.backbones.base",
     "promptkit.components",
     "promptkit.data.catalog",
@@ -75,3 +83,12 @@ def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: s
     from promptkit.prediction.classifier import open_classifier
 
     return open_classifier(run, classnames, device)
+
+
+def __getattr__(name: str) -> Any:
+    """What stands in `promptkit.api`, imported when it is asked for."""
+    if name in ("compare", "evaluate", "results", "samples", "train"):
+        from promptkit import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'promptkit' has no attribute {name!r}")

@@ -292,6 +292,16 @@ def option_fields(options: type) -> list[OptionField]:
     ]
 
 
+def flagged(command: str, slots: Mapping[str, type] = SLOTS) -> dict[str, tuple[str, OptionField]]:
+    """The settings that have an option of their own in a command, by its name: each as `slot.field`, and its field."""
+    return {
+        option.flag.name or option.name: (f"{slot}.{option.name}", option)
+        for slot, settings in slots.items()
+        for option in option_fields(settings)
+        if option.flag and command in option.flag.commands
+    }
+
+
 def parsed(options: type[T], given: Mapping[str, Any], slot: str = "") -> T:
     """An options object of checked values. Raises ConfigError and UnknownNameError."""
     known = {option.name: option for option in option_fields(options)}

@@ -11,7 +11,7 @@ import typer
 
 from promptkit.errors import ConfigError
 from promptkit.files import text_of
-from promptkit.settings import SLOTS, OptionField, Scalar, option_fields, split_names
+from promptkit.settings import SLOTS, OptionField, Scalar, flagged, split_names
 
 Templates = Annotated[
     Path | None,
@@ -46,12 +46,7 @@ def with_settings(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        marked = {
-            option.flag.name or option.name: (f"{slot}.{option.name}", option)
-            for slot, settings in slots.items()
-            for option in option_fields(settings)
-            if option.flag and command in option.flag.commands
-        }
+        marked = flagged(command, slots)
 
         @functools.wraps(function)
         def with_given(**words: Any) -> None:

@@ -1,0 +1,245 @@
+"""What the commands do, from Python: `promptkit.train`, `evaluate`, `compare`, and results as data frames.
+
+Settings are keyword arguments, by the name of the command's option or as `slot.field`:
+
+    run = promptkit.train("gopro", data="pictures/", shots=16, **{"prompts.n_ctx": 8})
+    run.evaluate(domains="sketch").scores["sketch"]["accuracy"]
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from promptkit.bench.plan import Request, make_plan
+from promptkit.bench.protocols import check_protocol, open_data
+from promptkit.bench.results import read_results
+from promptkit.bench.runner import Failure, Runner
+from promptkit.config import COMPONENT_SLOTS, resolve
+from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.evaluation import evaluate as evaluation
+from promptkit.evaluation.runs import keep_answers, open_runs
+from promptkit.metrics import Scores
+from promptkit.prediction.classifier import Classifier, open_classifier
+from promptkit.progress import reported
+from promptkit.registry import installed
+from promptkit.runs.checkpoint import Metadata, read_metadata
+from promptkit.runs.records import read_records
+from promptkit.settings import SLOTS, BackboneSettings, DataSettings, EvalSettings, Scalar, flagged, parsed
+from promptkit.training.run import Run
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run, in its folder."""
+
+    path: Path
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the learner's header says: classes, the epoch that is kept and its figures."""
+        return read_metadata(self.path)
+
+    def evaluate(self, **settings: Any) -> Mapping[str, Scores]:
+        """The scores of each domain; the settings are those of `promptkit.evaluate`."""
+        return evaluate([self.path], **settings)[self.path]
+
+    def classifier(self, classnames: Sequence[str] | None = None, device: str = "auto") -> Classifier:
+        """See `promptkit.load`."""
+        return open_classifier(self.path, classnames, device)
+
+
+def train(
+    recipe: str,
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    cache: bool = True,
+    console: Console | None = None,
+    **settings: Scalar,
+) -> TrainedRun:
+    """Train a learner, as `promptkit train` does.
+
+    Args:
+        recipe: Such as "gopro".
+        out: The folder of the run; runs/RECIPE by default.
+        force: Replace the run that the folder holds.
+        resume: Go on with it, where it was stopped.
+        cache: Keep what frozen image towers see for the next time.
+        console: Where progress is shown; standard output by default, which a notebook renders.
+        settings: `data="pictures/"`, `shots=16`, ..., any `**{"slot.field": value}`, and components: `loss="gopro"`.
+
+    Raises:
+        PromptkitError: Whatever the command would end with.
+    """
+    swaps, flags = _settings("train", settings)
+    registry = installed()
+    folder = Path(out) if out is not None else Path("runs") / recipe
+    run = Run(resolve(registry, recipe, None, swaps, flags), folder, force, resume, cache=cache)
+    run.train(console or Console())
+    return TrainedRun(folder)
+
+
+def evaluate(
+    runs: Sequence[str | Path],
+    *,
+    cache: bool = True,
+    keep: bool = False,
+    console: Console | None = None,
+    **settings: Scalar,
+) -> dict[Path, Mapping[str, Scores]]:
+    """Evaluate runs side by side, as `promptkit eval` does.
+
+    Args:
+        runs: Their folders.
+        cache: Keep what frozen image towers see for the next time.
+        keep: Keep each picture's answer in the run's folder, for `samples`.
+        console: Where progress is shown; standard error by default.
+        settings: `data="pictures/"`, `domains="sketch"`, `split="all"`, ...: the command's options, and what happens at
+            test time by `**{"slot.field": value}`.
+
+    Returns:
+        By run and domain ("all" where the data has none) its scores: `found[run][domain]["accuracy"]`, out of 1.
+
+    Raises:
+        PromptkitError: Whatever the command would end with.
+    """
+    swaps, flags = _settings("eval", settings, {"eval": EvalSettings, "backbone": BackboneSettings})
+    own = {key: flags.pop(key) for key in list(flags) if key.startswith("eval.")}
+    test_time = [key for key in flags if key.partition(".")[0] in COMPONENT_SLOTS]
+    sets = [*swaps, *(f"{key}={flags.pop(key)}" for key in test_time)]
+    chosen = parsed(EvalSettings, {key.removeprefix("eval."): value for key, value in own.items()})
+    opened = open_runs([Path(run) for run in runs], chosen, flags, sets)
+    work = evaluation.work(opened.learners, opened.dataset)
+    with reported(console or Console(stderr=True), "evaluating", work) as advance:
+        found = evaluation.evaluate(opened.learners, opened.dataset, chosen, cache, installed().metrics, advance)
+    if keep:
+        keep_answers(opened, found, chosen, sets)
+    return {opened.folders[name]: scores for name, scores in found.scores.items()}
+
+
+def compare(
+    protocol: str,
+    learners: Sequence[str],
+    data: str | Path | Sequence[str | Path],
+    *,
+    datasets: Sequence[str] = (),
+    source: str = "",
+    seeds: Sequence[int] = (1, 2, 3),
+    shots: Sequence[int] = (16,),
+    vary: Mapping[str, Sequence[Scalar]] | None = None,
+    out: str | Path = "results",
+    cache: bool = True,
+    keep: bool = True,
+    console: Console | None = None,
+    **settings: Scalar,
+) -> "pandas.DataFrame":
+    """Train and test learners by a protocol, as `promptkit bench` does; what is done in `out` is not done again.
+
+    Args:
+        protocol: Such as "few-shot".
+        learners: Recipes, and variants of them: "no contrast=gopro[loss.contrast=0]".
+        data: A folder of pictures or a manifest, or several; with `datasets`, the folder that holds theirs.
+        datasets: Of the catalogue.
+        source: What to train on; see `promptkit bench --help`.
+        seeds: One run each.
+        shots: Training pictures per class and domain; 0 for all.
+        vary: Values by setting: all combinations, for every learner that has it.
+        out: Folder for runs and results.
+        cache: Keep what frozen image towers see for the next time.
+        keep: Keep each picture's answer.
+        console: Where progress is shown; standard output by default.
+        settings: Of all learners that have them.
+
+    Returns:
+        The results of the protocol, a row each; see `results`.
+
+    Raises:
+        PromptkitError: Whatever the command would end with, and when a run failed.
+    """
+    check_protocol(protocol)
+    swaps, flags = _settings("bench", settings)
+    sets = [*swaps, *(f"{key}={flags.pop(key)}" for key in list(flags) if key.partition(".")[0] in COMPONENT_SLOTS)]
+    varied = [f"{key}={','.join(map(str, values))}" for key, values in (vary or {}).items()]
+    registry = installed()
+    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
+    opened = open_data(protocol, paths, datasets, registry, source, str(flags.get("data.split", DataSettings.split)))
+    request = Request(protocol, learners, seeds, shots, source, flags, sets, varied)
+    plan = make_plan(request, opened, registry)
+    outcome = Runner(plan, Path(out), registry, console or Console(), cache=cache, keep=keep).run()
+    if outcome.failures:
+        first: Failure = outcome.failures[0]
+        raise ConfigError(f"{first.folder} failed: {first.message}", "what is done is kept; the same call tries again")
+    found = results(out)
+    return found[found["protocol"] == protocol].reset_index(drop=True)
+
+
+def results(*folders: str | Path) -> "pandas.DataFrame":
+    """The results that benches left in and below folders.
+
+    Returns:
+        A row for each result: protocol, learner, recipe, dataset, domain, classes, seed, shots, split, source, backbone,
+        weights, version, run, n, a column for every metric, out of 1, and one for every setting that is not the recipe's.
+
+    Raises:
+        DataError: Where there are none.
+        ConfigError: Without pandas.
+    """
+    rows = []
+    for result in read_results([Path(folder) for folder in folders or ("results",)]):
+        about = {key: value for key, value in vars(result).items() if key not in ("scores", "settings")}
+        rows.append({**about, **result.scores.figures, "n": result.scores.n, **result.settings})
+    return _pandas().DataFrame(rows)
+
+
+def samples(*runs: str | Path) -> "pandas.DataFrame":
+    """What runs answered, picture by picture, where it was kept.
+
+    Returns:
+        A row for each picture and run: run, dataset, split, classes, path, domain, label, likeliest and probabilities.
+
+    Raises:
+        CheckpointError: Where a run kept nothing, or what it kept is damaged.
+        ConfigError: Without pandas.
+    """
+    pandas = _pandas()
+    frames = []
+    for run in runs:
+        for record in read_records(Path(run)):
+            frame = record.table.to_pandas()
+            dataset, split, classes = record.about.asked
+            frames.append(frame.assign(run=str(run), dataset=dataset, split=split, classes=classes))
+    if not frames:
+        raise ConfigError(f"no answers are kept in {', '.join(map(str, runs)) or 'no run'}", "evaluate with keep=True")
+    return pandas.concat(frames, ignore_index=True)
+
+
+def _settings(
+    command: str, given: Mapping[str, Scalar], slots: Mapping[str, type] = SLOTS
+) -> tuple[list[str], dict[str, Scalar]]:
+    """Keyword arguments as components, in texts of --set, and values by `slot.field`. Raises UnknownNameError."""
+    known = {name.replace("-", "_"): key for name, (key, _) in flagged(command, slots).items()}
+    swaps: list[str] = []
+    flags: dict[str, Scalar] = {}
+    for name, value in given.items():
+        if name in COMPONENT_SLOTS:
+            swaps.append(f"{name}={value}")
+        elif name in known or "." in name:
+            flags[known.get(name, name)] = value
+        else:
+            raise UnknownNameError(f"setting of {command}", name, [*known, *COMPONENT_SLOTS])
+    return swaps, flags
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise ConfigError("data frames need pandas", "pip install pandas") from error
+    return pandas
