@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.errors import ConfigError, PluginError, UnknownNameError
 from promptkit.files import toml_of
 from promptkit.learner import Recipe
 from promptkit.registry import SLOT_KINDS, Registry
@@ -124,8 +124,23 @@ def resolve(
     return RunConfig(
         recipe_name,
         **{slot: settings(**chosen[slot]) for slot, settings in SLOTS.items()},
-        components={slot: Component(name, classes[slot](**chosen[slot])) for slot, name in names.items()},
+        components={slot: _component(slot, name, classes[slot], chosen[slot]) for slot, name in names.items()},
     )
+
+
+def _component(slot: str, name: str, options: type, chosen: Mapping[str, Any]) -> Component:
+    """Raises PluginError for options that have no default, or that a run file couldn't hold."""
+    hint = f"promptkit check {name} looks for what is wrong with it"
+    try:
+        made = options(**chosen)
+    except TypeError as error:
+        raise PluginError(f"{slot} {name!r}: its options can't be made: {error}", hint) from error
+    for option, value in values(made).items():
+        if not isinstance(value, Scalar):
+            raise PluginError(
+                f"{slot} {name!r}: the option {option} is {value!r}, expected a text, number, true or false", hint
+            )
+    return Component(name, made)
 
 
 def _read_sets(sets: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:

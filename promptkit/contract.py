@@ -6,10 +6,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from promptkit.components import ContextPrompts
+from promptkit.components import ContextPrompts, Views
 from promptkit.learner import Learner
 from promptkit.tensors import Batch, TextPrompts
 
@@ -76,6 +77,48 @@ def _shape(what: str, tensor: Any, letters: str, **sizes: Any) -> None:
             f"{axis}={' or '.join(map(str, want)) if isinstance(want, tuple) else want}" for axis, want in said.items()
         )
         raise Defect(f"{what} is {tuple(tensor.shape)}: make it ({letters}) with {expected}", slot)
+
+
+def check_views(views: Views, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Views have the names, types and shapes that they announce.
+
+    Args:
+        views: As they are built.
+        image: (H W 3), uint8.
+
+    Returns:
+        What they make of it, with a generator of seed 1.
+
+    Raises:
+        Defect.
+    """
+    height, width = views.image.size
+    made = dict(views(image, np.random.default_rng(1)))
+    if set(made) != set(views.names):
+        announced = ", ".join(views.names)
+        raise Defect(f"views returns {', '.join(made)}, but `names` says {announced}: make them agree", "views")
+    for name, view in made.items():
+        if not isinstance(view, np.ndarray) or view.dtype != np.float32:
+            kind = view.dtype if isinstance(view, np.ndarray) else type(view).__name__
+            raise Defect(f"the view {name!r} is {kind}: return a numpy array of float32", "views")
+        if view.shape != (3, height, width):
+            raise Defect(f"the view {name!r} is {view.shape}: return (3, {height}, {width}), channels first", "views")
+        if not np.isfinite(view).all():
+            raise Defect(
+                f"the view {name!r} holds values that are not finite: normalise by the spec's mean and std", "views"
+            )
+    return made
+
+
+def check_state(state: Mapping[str, Tensor], built: Mapping[str, Tensor]) -> None:
+    """What was learned fits into a learner as it is built. Raises Defect."""
+    wrong = sorted(state.keys() ^ built.keys())
+    wrong += [name for name, tensor in built.items() if name in state and state[name].shape != tensor.shape]
+    if wrong:
+        raise Defect(
+            f"{wrong[0]} changes its name or shape in training: make every parameter and buffer in __init__",
+            wrong[0].partition(".")[0],
+        )
 
 
 def check_terms(terms: Any) -> None:

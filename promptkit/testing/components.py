@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from promptkit.backbones.base import Backbone, Intermediates
-from promptkit.contract import Defect
+from promptkit.contract import Defect, check_views
 from promptkit.errors import BackboneError, ConfigError
 from promptkit.settings import OptionField, option_fields
 from promptkit.tensors import TextPrompts
@@ -56,21 +56,10 @@ def _settable(kind: Any) -> bool:
 def check_views_contract(specimen: Specimen) -> None:
     """Views have their names and shapes, survive pickling, and draw from nothing but the generator handed to them."""
     views = specimen.views
-    height, width = views.image.size
     if "image" not in views.names:
         raise Defect(f'views makes {", ".join(views.names)} and no "image": name one of them "image"')
     shown = image(1)
-    made = views(shown, np.random.default_rng(1))
-    if set(made) != set(views.names):
-        raise Defect(f"views returns {', '.join(made)}, but `names` says {', '.join(views.names)}: make them agree")
-    for name, view in made.items():
-        if not isinstance(view, np.ndarray) or view.dtype != np.float32:
-            kind = view.dtype if isinstance(view, np.ndarray) else type(view).__name__
-            raise Defect(f"the view {name!r} is {kind}: return a numpy array of float32")
-        if view.shape != (3, height, width):
-            raise Defect(f"the view {name!r} is {view.shape}: return (3, {height}, {width}), channels first")
-        if not np.isfinite(view).all():
-            raise Defect(f"the view {name!r} holds values that are not finite: normalise by the spec's mean and std")
+    made = check_views(views, shown)
     stir()
     again = views(shown, np.random.default_rng(1))
     if any(not np.array_equal(made[name], again[name]) for name in made):

@@ -164,12 +164,7 @@ def check_saving(specimen: Specimen) -> None:
     learner = specimen.trained()
     state = load(save({name: tensor.contiguous() for name, tensor in learner.state_dict().items()}))
     fresh = specimen.learner(seed=2)
-    misfits = sorted(state.keys() ^ fresh.state_dict().keys())
-    misfits += [
-        name for name, tensor in fresh.state_dict().items() if name in state and state[name].shape != tensor.shape
-    ]
-    if misfits:
-        raise Defect(f"{misfits[0]} changes its name or shape in training: make every parameter and buffer in __init__")
+    contract.check_state(state, fresh.state_dict())
     fresh.load_state_dict(state)
     if not close(specimen.answer(fresh.eval()), specimen.answer(learner)):
         raise Defect(

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from torch import device as Device
 
@@ -33,7 +34,7 @@ from promptkit.training.batches import PairedBatches, cached_batches, image_batc
 from promptkit.training.best import BestEpoch
 from promptkit.training.profile import Profile
 from promptkit.training.progress import Forecast, TrainingProgress
-from promptkit.training.saving import EpochLog, Saving
+from promptkit.training.saving import EpochLog, SameState, Saving
 from promptkit.training.teaching import ask_teacher
 from promptkit.training.trackers import Trackers
 from promptkit.training.trainer import Trainer, show_images
@@ -95,6 +96,7 @@ class Run:
         backbone = (backbone or load_backbone(config.backbone, registry)).to(device)
         teacher = teacher_run(config, backbone, self.dataset.classnames)
         self.learner = build_learner(config, registry, training_scene(config, backbone, self.dataset, teacher))
+        self.built = {name: tensor.to("meta") for name, tensor in self.learner.state_dict().items()}
         if train.init and not resume:
             start_from(Path(train.init), self.learner)
         self.views = build_views(config, registry, backbone)
@@ -148,6 +150,8 @@ class Run:
         config, folder, learner = self.config, self.folder, self.learner
         train, cuda = config.train, self.device.type == "cuda"
         resuming = self.resume and folder.state.exists()
+        height, width = self.views.image.size
+        contract.check_views(self.views, np.zeros((2 * height, 2 * width, 3), np.uint8))
         if teacher := learner.scene.teacher:
             teacher.logits = ask_teacher(teacher.learner, self.pictures, config, self.cache, console)
         if not resuming:
@@ -156,6 +160,7 @@ class Run:
         if not train.epochs or not self.trained_parameters:
             folder.begin(config)
             learner.eval()
+            contract.check_state(learner.state_dict(), self.built)
             folder.save(learner, metadata)
             return
         contract.try_out(learner)
@@ -190,6 +195,7 @@ class Run:
             [
                 Validation(learner, validation, config.data.max_pixels, self.cache),
                 BestEpoch(train.patience, *best),
+                SameState(learner, self.built),
                 EpochLog(folder),
                 Saving(
                     folder,

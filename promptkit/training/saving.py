@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from promptkit import distributed
+from torch import Tensor
+
+from promptkit import contract, distributed
 from promptkit.learner import Learner
 from promptkit.runs.checkpoint import Metadata
 from promptkit.runs.folder import RunFolder
@@ -29,6 +31,23 @@ class EpochLog(Callback):
                 "seconds": round(result.seconds, 3),
             }
         )
+
+
+class SameState(Callback):
+    """Raises Defect where what is learned would not fit into the learner as it was `built`, before it is saved."""
+
+    def __init__(self, learner: Learner, built: Mapping[str, Tensor]) -> None:
+        self.learner = learner
+        self.built = built
+        self.steps = 0
+
+    def on_step(self, terms: Mapping[str, float], images: int) -> None:
+        self.steps += 1
+        if self.steps == 1:
+            contract.check_state(self.learner.state_dict(), self.built)
+
+    def on_epoch(self, result: EpochResult) -> None:
+        contract.check_state(self.learner.state_dict(), self.built)
 
 
 class Saving(Callback):

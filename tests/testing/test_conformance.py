@@ -137,6 +137,12 @@ def test_a_defect_that_spoils_training_is_named_before_what_follows_from_it(
         ("loss", "Vector", "loss 'subject': the loss term 'ce' has shape (8,): reduce it to a scalar"),
         ("loss", "Float", "loss 'subject': the loss term 'weight' is a float: return a scalar tensor"),
         ("loss", "Ungraded", "recipe 'subject': no gradient reaches any parameter"),
+        ("views", "WrongNames", "views 'subject': views returns image, nosy, but `names` says image, noisy"),
+        ("views", "ChannelsLast", "views 'subject': the view 'image' is (32, 32, 3): return (3, 32, 32)"),
+        ("views", "Doubles", "views 'subject': the view 'image' is float64: return a numpy array of float32"),
+        ("prompts", "Grows", "prompts 'subject': prompts.seen changes its name or shape in training"),
+        ("prompts", "ListOption", "prompts 'subject': the option depths is (1, 2), expected a text, number"),
+        ("prompts", "NoDefault", "prompts 'subject': its options can't be made: "),
     ],
 )
 def test_train_names_the_component_at_its_first_step(
