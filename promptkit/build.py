@@ -66,6 +66,11 @@ def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train:
     for this backbone or these classes, and when a component needs another than stands in a slot.
     """
     classes = {slot: registry.component(slot, chosen.name) for slot, chosen in config.components.items()}
+    if classes["prompts"].described and not scene.descriptions:
+        raise ConfigError(
+            f"prompts {config.components['prompts'].name!r} need sentences about the classes",
+            "--descriptions FILE names a JSON file of them, such as the CuPL_prompts_*.json that CuPL publishes",
+        )
     for slot in ("learner", *(["loss"] if to_train else [])):
         _check_needs(config, registry, slot)
 

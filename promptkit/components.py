@@ -38,6 +38,8 @@ class PromptGenerator(nn.Module, ABC):
     Options: ClassVar[type] = NoOptions
     conditional: ClassVar[bool] = False
     """Does `text` look at the image? If not, text features are computed once per step and once per evaluation."""
+    described: ClassVar[bool] = False
+    """Does it need `Scene.descriptions`? Then a run needs --descriptions."""
 
     def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__()

@@ -5,7 +5,16 @@ from pathlib import Path
 DISTRIBUTION = "clip-promptkit"
 """On the package index, `promptkit` is somebody else's."""
 
-LEARNERS = {"coop": "coop", "cocoop": "coop", "gopro": "gopro", "gopro-reference": "gopro", "tpt": "zoo", "tda": "zoo"}
+LEARNERS = {
+    "coop": "coop",
+    "cocoop": "coop",
+    "gopro": "gopro",
+    "gopro-reference": "gopro",
+    "tpt": "zoo",
+    "tda": "zoo",
+    "cupl": "zoo",
+    "clip-adapter": "zoo",
+}
 """By recipe, the folder below plugins/ of the package that offers it."""
 
 PACKAGES = {recipe: f"{DISTRIBUTION}-{folder}" for recipe, folder in LEARNERS.items()}

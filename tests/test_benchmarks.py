@@ -1,6 +1,7 @@
 """Every benchmark runs, and what both of its sides compute is equal."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,25 @@ def test_every_table_in_its_quick_form() -> None:
     tables = {row["table"] for row in rows}
     assert {"text", "steps", "eval", "largest"} <= tables
     assert [row["recipe"] for row in rows if row["table"] == "steps"] == ["coop", "cocoop", "gopro-reference"]
+
+
+def test_tuning_at_test_time() -> None:
+    words = [
+        sys.executable,
+        BENCHMARKS.with_name("adapting.py"),
+        "--backbone",
+        "tiny",
+        "--classes",
+        "3",
+        "--crops",
+        "19",
+    ]
+    zoo = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parents[1] / "plugins/zoo")}
+    done = subprocess.run([*words, "--batch", "2", "--threads", "1"], capture_output=True, text=True, env=zoo)
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert row["views"] == 20
+    assert float(row["logits_off"]) <= 1e-3
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does")

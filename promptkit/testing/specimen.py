@@ -149,7 +149,10 @@ class Specimen:
     def learner(self, seed: int = 1, backbone: Backbone | None = None) -> Learner:
         """A fresh learner that has not been trained."""
         config = replace(self.config, train=replace(self.config.train, seed=seed))
-        return build_learner(config, self.scratch, Scene(backbone or self.backbone, CLASSES))
+        described = self.scratch.component("prompts", self.recipe.prompts).described
+        said = {name: [f"it looks like a {name}.", "it has a name."] for name in (*CLASSES, *OTHER_CLASSES)}
+        scene = Scene(backbone or self.backbone, CLASSES, descriptions=said if described else {})
+        return build_learner(config, self.scratch, scene)
 
     def trained(self, seed: int = 1, backbone: Backbone | None = None, steps: int = 2) -> Learner:
         """A learner after an epoch of a few steps at the recipe's own rate, in evaluation mode."""
