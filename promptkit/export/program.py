@@ -10,15 +10,18 @@ from promptkit.tensors import Batch
 
 
 class Answering(nn.Module):
-    """Pixels, prepared as the backbone wants them, to logits."""
+    """Pixels, prepared as the backbone wants them, to logits.
+
+    The learner is held outside the module tree: of its tensors and the backbone's, those that are used become constants of
+    the graph, and the others, such as a text tower whose answers are constant, stay out.
+    """
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.learner = learner
-        self.backbone = learner.scene.backbone
+        self.held = (learner,)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        return self.learner.predict(Batch.of(pixels))
+        return self.held[0].predict(Batch.of(pixels))
 
 
 @torch.no_grad()

@@ -39,6 +39,9 @@ def test_learners_beat_hand_made_prompts_and_nothing_is_done_twice(promptkit: Co
     for row in ("sketch, trained", "cartoon", "painting", "photo", "mean of the others"):
         assert row in first
     assert "where they were trained: on the base classes of sketch, gopro reaches" in first
+    assert "report: runs/demo/report.html" in first
+    page = (tmp_path / "runs/demo/report.html").read_text()
+    assert all(f"<h3>{learner}</h3>" in page for learner in ("zeroshot", "coop", "cocoop", "gopro"))
 
     again = demo()
     assert "trained in" not in again

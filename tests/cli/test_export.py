@@ -57,7 +57,7 @@ def run_readme(folder: Path, picture: Image.Image, replacing: dict[str, str]) ->
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("recipe", "kind"),
-    [("coop", "open_clip"), ("coop", "head"), ("cocoop", "torch"), ("gopro", "onnx")],
+    [("coop", "open_clip"), ("coop", "head"), ("coop", "torch"), ("gopro", "onnx")],
 )
 def test_its_readme_answers_as_the_learner_does(
     recipe: str, kind: str, runs: Path, promptkit: Command, tmp_path: Path

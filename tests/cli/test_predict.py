@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,25 @@ def test_what_was_answered_is_kept(promptkit: Command, run: Path, images: Path, 
         answer = classifier(images / rows[0]["path"])
         assert rows[0]["likeliest"] == [one["label"] for one in answer]
         assert rows[0]["probabilities"] == pytest.approx([one["score"] for one in answer], abs=1e-5)
+
+
+def test_answers_of_another_learner_are_left_out_and_a_damaged_file_is_named(
+    promptkit: Command, run: Path, tmp_path: Path
+) -> None:
+    from promptkit.runs.records import read_records
+
+    shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("records"))
+    assert promptkit("eval", "copy", "--keep").status == 0
+    weights = tmp_path / "copy/learner.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before + b"\0")
+    assert read_records(tmp_path / "copy") == []
+    weights.write_bytes(before)
+    assert len(read_records(tmp_path / "copy")) == 2
+    (file, *_) = (tmp_path / "copy/records").rglob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(package.CheckpointError, match="is no record of answers"):
+        read_records(tmp_path / "copy")
 
 
 def test_bad_input_has_one_clear_message(promptkit: Command, run: Path, images: Path, tmp_path: Path) -> None:
