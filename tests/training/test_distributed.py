@@ -139,7 +139,7 @@ def test_a_batch_that_cannot_be_shared_is_an_error(images: Path, tmp_path: Path)
     assert "a batch of 5 pictures can't be split evenly over 2 processes" in done.stderr
 
 
-PATIENT = """
+PATIENT = r"""
 import os
 import torch
 from promptkit import distributed
