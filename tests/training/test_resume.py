@@ -157,7 +157,7 @@ def test_other_labels_are_refused(
     (data / "classnames.json").write_text('{"star": "galaxy"}')
     done = promptkit("train", "--out", "run", "--resume")
     assert done.status == 2
-    assert "the pictures of the data set, or their labels" in done.err
+    assert "the pictures of the data set, their labels or descriptions" in done.err
 
 
 def test_other_data_is_refused(stopped: Path, promptkit: Command, tmp_path: Path) -> None:
