@@ -59,7 +59,8 @@ RegisterMetric = Callable[["Metric"], None]
 def register_backbones(register: RegisterBackbone) -> None:
     """Offer frozen CLIP models under names of their own. Names nobody registers go to open_clip.
 
-    :param register: called as `register(name, loader)`, the first line of the loader's docstring being its summary.
+    Args:
+        register: Called as `register(name, loader)`, the first line of the loader's docstring being its summary.
     """
 
 
@@ -67,7 +68,8 @@ def register_backbones(register: RegisterBackbone) -> None:
 def register_prompts(register: RegisterPrompts) -> None:
     """Offer prompt generators.
 
-    :param register: called as `register(name, cls)`, the first line of the class's docstring being its summary.
+    Args:
+        register: Called as `register(name, cls)`, the first line of the class's docstring being its summary.
     """
 
 
@@ -75,7 +77,8 @@ def register_prompts(register: RegisterPrompts) -> None:
 def register_projectors(register: RegisterProjector) -> None:
     """Offer projectors, which map features of both towers to the space they are compared in.
 
-    :param register: called as `register(name, cls)`.
+    Args:
+        register: Called as `register(name, cls)`.
     """
 
 
@@ -83,7 +86,8 @@ def register_projectors(register: RegisterProjector) -> None:
 def register_views(register: RegisterViews) -> None:
     """Offer augmentation pipelines that make the views of a picture.
 
-    :param register: called as `register(name, cls)`.
+    Args:
+        register: Called as `register(name, cls)`.
     """
 
 
@@ -91,7 +95,8 @@ def register_views(register: RegisterViews) -> None:
 def register_losses(register: RegisterLoss) -> None:
     """Offer losses.
 
-    :param register: called as `register(name, cls)`.
+    Args:
+        register: Called as `register(name, cls)`.
     """
 
 
@@ -99,7 +104,8 @@ def register_losses(register: RegisterLoss) -> None:
 def register_learners(register: RegisterLearner) -> None:
     """Offer learners: how components are put together, and what happens in and between steps.
 
-    :param register: called as `register(name, cls)`, the first line of the class's docstring being its summary.
+    Args:
+        register: Called as `register(name, cls)`, the first line of the class's docstring being its summary.
     """
 
 
@@ -107,7 +113,8 @@ def register_learners(register: RegisterLearner) -> None:
 def register_recipes(register: RegisterRecipe) -> None:
     """Offer recipes: a learner by the names of its components, with the settings it was published with.
 
-    :param register: called as `register(name, recipe)`.
+    Args:
+        register: Called as `register(name, recipe)`.
     """
 
 
@@ -115,7 +122,8 @@ def register_recipes(register: RegisterRecipe) -> None:
 def register_datasets(register: RegisterDataset) -> None:
     """Offer published data sets under the names that `--dataset` takes: how each is read from disk, and its templates.
 
-    :param register: called as `register(name, dataset)`, with a promptkit.data.catalog.NamedDataset.
+    Args:
+        register: Called as `register(name, dataset)`, with a promptkit.data.catalog.NamedDataset.
     """
 
 
@@ -123,5 +131,6 @@ def register_datasets(register: RegisterDataset) -> None:
 def register_metrics(register: RegisterMetric) -> None:
     """Offer metrics, which `eval`, `bench` and `table` compute and show beside promptkit's own.
 
-    :param register: called as `register(metric)`, with what the decorator promptkit.metrics.metric makes.
+    Args:
+        register: Called as `register(metric)`, with what the decorator promptkit.metrics.metric makes.
     """
