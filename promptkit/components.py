@@ -61,7 +61,14 @@ class PromptGenerator(nn.Module, ABC):
 
     @abstractmethod
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
-        """Tokenise class names, with as many open places as there are context tokens."""
+        """Tokenise class names.
+
+        Args:
+            names: Of C classes.
+
+        Returns:
+            Their ids (C L), with as many open places as there are context tokens.
+        """
 
     @abstractmethod
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
@@ -128,7 +135,14 @@ class ContextPrompts(PromptGenerator):
         self.ctx = nn.Parameter(self.ctx.detach()[..., :n_ctx, :].clone())
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
-        """The contexts, and deep prompts where there are any."""
+        """The contexts, and deep prompts where there are any.
+
+        Args:
+            features: What the image tower saw of B images, all views; None only where nothing is conditional.
+
+        Returns:
+            Contexts (#B #C K M W): B is 1 unless `conditional`, C is 1 unless each class has its own.
+        """
         return TextPrompts(self.ctx[None])
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
@@ -237,11 +251,25 @@ class Projector(nn.Module):
         self.scene = scene
 
     def image(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
-        """Image features in the space to compare in; of unit norm where logits are made of them."""
+        """Image features in the space to compare in.
+
+        Args:
+            features: (B D), of unit norm.
+
+        Returns:
+            (B E); of unit norm with `for_logits`.
+        """
         return features
 
     def text(self, features: Float[Tensor, "#B C K D"]) -> Float[Tensor, "#B C K E"]:
-        """Text features in the space to compare in; of unit norm where logits are made of them."""
+        """Text features in the space to compare in.
+
+        Args:
+            features: (#B C K D), of unit norm.
+
+        Returns:
+            (#B C K E); of unit norm with `for_logits`.
+        """
         return features
 
     def extra(self, views: Mapping[str, View]) -> Mapping[str, Tensor]:
@@ -271,4 +299,11 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
-        """The terms by name: scalars, weighted already."""
+        """The terms of the training loss.
+
+        Args:
+            outputs: Logits (B C), views, labels (B), and what components handed on.
+
+        Returns:
+            Scalars by name, weighted already; they are summed, and each is logged.
+        """

@@ -98,7 +98,11 @@ class Learner(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         """Encode every view of the batch, all of them in one call of each tower.
 
-        Raises nothing of its own; shapes are those of `promptkit.tensors`.
+        Args:
+            batch: Views (B 3 H W), or their features.
+
+        Returns:
+            Logits (B C) of the view "image", and whatever a loss may look at.
         """
         outputs = self._outputs(batch)
         if batch.unlabelled is None:
@@ -217,7 +221,14 @@ class Learner(nn.Module):
     # What a method may override.
 
     def logits(self, view: View) -> Float[Tensor, "B C"]:
-        """Scaled cosine similarity, the mean over the K prompts of a class."""
+        """Scaled cosine similarity, the mean over the K prompts of a class.
+
+        Args:
+            view: Image features (B D) and text features (#B C K D), and what the projector made of them.
+
+        Returns:
+            (B C).
+        """
         if self.projector.for_logits:
             image, text = view.image_projected, view.text_projected
         else:
@@ -230,13 +241,18 @@ class Learner(nn.Module):
         """Forget all test pictures. Called before the first picture of every domain."""
 
     def start(self, batches: Iterable[Batch]) -> None:
-        """Called once before the first step. `batches` holds each training picture once, read as it is iterated.
+        """Called once before the first step.
 
-        Every one of several processes sees all of them.
+        Args:
+            batches: Each training picture once, read as they are iterated; every one of several processes sees them all.
         """
 
     def backward(self, terms: Mapping[str, Tensor]) -> None:
-        """Accumulate gradients from the loss terms: by default, of their sum."""
+        """Accumulate gradients from the loss terms: by default, of their sum.
+
+        Args:
+            terms: Scalars by name, as the loss returned them.
+        """
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -94,19 +94,36 @@ class Backbone(nn.Module, ABC):
         intermediates: Intermediates | None = None,
         patches: bool = False,
     ) -> ImageFeatures:
-        """Run the image tower.
+        """Run the image tower. Without prompts nothing is recorded for gradients.
 
         `prompts[0]` are M extra tokens among the embedded patches, in front of the norm that a tower may have before its
         blocks (`clip/model.py` of MaPLe, which VPT and PromptSRC share); `prompts[j]` stand at the input of block j, in
-        place of those that block j - 1 put out. They are dropped before pooling. Without prompts nothing is recorded for
-        gradients.
+        place of those that block j - 1 put out. They are dropped before pooling.
 
-        Raises BackboneError when the tower can't take prompts or has no patch features.
+        Args:
+            pixels: (B 3 H Wd), as `image` says they are prepared.
+            prompts: (J #B M V) for the first J blocks.
+            intermediates: Which blocks to read, and how each one's tokens are reduced.
+            patches: Return the patch features as well.
+
+        Returns:
+            Pooled features (B D) of unit norm, and what was asked for.
+
+        Raises:
+            BackboneError: When the tower can't take prompts or has no patch features.
         """
 
     @abstractmethod
     def encode_text(self, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
-        """Unit-norm features of every class under every context, differentiable in the prompts."""
+        """Unit-norm features of every class under every context, differentiable in the prompts.
+
+        Args:
+            prompts: Contexts (#B #C K M W), and deep prompts (J M W) where there are any.
+            classes: Ids (C L) with M open places.
+
+        Returns:
+            (#B C K D).
+        """
 
     @abstractmethod
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "N D"]:
@@ -118,9 +135,17 @@ class Backbone(nn.Module, ABC):
     ) -> ClassTokens:
         """Tokenise `<n_ctx places> words name.` with the name at the end, in the middle or at the front.
 
-        `words` are the same for all names, stay right in front of each, and are not learned: the "of a" of MaPLe.
+        Args:
+            names: Of C classes.
+            n_ctx: M, the number of open places.
+            position: Of the name among them.
+            words: In front of each name, the same for all and not learned: the "of a" of MaPLe.
 
-        Raises BackboneError, naming the class, when name and context don't fit the tower's context length.
+        Returns:
+            Ids (C L), and where the open places are (C M).
+
+        Raises:
+            BackboneError: Naming the class, when name and context don't fit the tower's context length.
         """
 
     @abstractmethod
