@@ -141,7 +141,7 @@ def test_a_fault_in_a_component_names_package_component_file_and_line(
 def test_a_fault_in_a_data_worker_is_the_plugins_too(
     raised: str, plugin: Callable[..., None], promptkit: Command, images: Path
 ) -> None:
-    plugin(views=f"raise {raised}")
+    plugin(views=f"if __import__('torch').utils.data.get_worker_info(): raise {raised}")
     done = promptkit("train", "faulty", "--data", images, *TINY, "--workers", 1)
     assert done.status == 2
     assert "error: promptkit-faulty: " in done.err

@@ -27,7 +27,7 @@ def log(run: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize(("kills", "cached"), [(20, 0), (4, 2)])
+@pytest.mark.parametrize(("kills", "cached"), [(10, 0), (3, 2)])
 def test_kills_at_any_moment_change_nothing(
     kills: int, cached: int, drive: Drive, images: Path, tmp_path: Path
 ) -> None:
