@@ -119,7 +119,7 @@ def _read_torch(learner: Learner, folder: Path) -> Answers:
 def _write_onnx(learner: Learner, folder: Path) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"--format onnx needs {', '.join(missing)}", "pip install 'clip-promptkit[onnx]' brings it")
+        raise ConfigError(f"--format onnx needs {', '.join(missing)}", f"pip install {' '.join(missing)}")
     program = trace(learner)
     size = sum(tensor.nbytes for tensor in learner.scene.backbone.state_dict().values())
     torch.onnx.export(

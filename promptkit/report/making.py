@@ -34,7 +34,7 @@ def needs_extra() -> None:
     """Raises ConfigError where the libraries that draw and write pages are not installed."""
     missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"a report needs {' and '.join(missing)}", "pip install 'clip-promptkit[report]' brings it")
+        raise ConfigError(f"a report needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
 
 
 def runs_subject(runs: Sequence[Path], settings: EvalSettings, flags: dict[str, Scalar], anew: bool) -> Subject:
