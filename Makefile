@@ -26,12 +26,12 @@ docs: $(READY)
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt plugins/coop/pyproject.toml plugins/gopro/pyproject.toml plugins/zoo/pyproject.toml
+$(READY): pyproject.toml constraints.txt plugins/coop/pyproject.toml plugins/gopro/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: $(PYTHON) is older than Python 3.11"; echo "hint:  make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[dev]' --editable plugins/coop --editable plugins/gopro --editable plugins/zoo
+	    --editable '.[dev]' --editable plugins/coop --editable plugins/gopro
 	@touch $@
 
 clean:
