@@ -136,7 +136,10 @@ def test_the_environment_restricts_which_plugins_load(install: Install, monkeypa
     assert {entry.package for entry in discover()} == {"clip-promptkit"}
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_one_and_the_broken_plugins(install: Install) -> None:
+def test_an_unknown_name_is_answered_with_the_nearest_one_and_the_broken_plugins(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTKIT_PLUGINS", "coop,gopro,promptkit-foo")  # others may be installed beside them
     install("promptkit-foo", "import nowhere_to_be_found")
     with pytest.raises(UnknownNameError) as caught:
         discover().get("recipe", "gopr")
