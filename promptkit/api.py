@@ -27,7 +27,7 @@ from promptkit.progress import reported
 from promptkit.registry import installed
 from promptkit.runs.checkpoint import Metadata, read_metadata
 from promptkit.runs.records import read_records
-from promptkit.settings import SLOTS, BackboneSettings, DataSettings, EvalSettings, Scalar, flagged, parsed
+from promptkit.settings import SLOTS, BackboneSettings, DataSettings, EvalSettings, Scalar, flagged, parsed, set_text
 from promptkit.training.run import Run
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ def train(
     Raises:
         PromptkitError: Whatever the command would end with.
     """
-    swaps, flags = _settings("train", settings)
+    sets, flags = _settings("train", settings)
     registry = installed()
     folder = Path(out) if out is not None else Path("runs") / recipe
-    run = Run(resolve(registry, recipe, None, swaps, flags), folder, force, resume, cache=cache)
+    run = Run(resolve(registry, recipe, None, sets, flags), folder, force, resume, cache=cache)
     run.train(console or Console())
     return TrainedRun(folder)
 
@@ -110,10 +110,8 @@ def evaluate(
     Raises:
         PromptkitError: Whatever the command would end with.
     """
-    swaps, flags = _settings("eval", settings, {"eval": EvalSettings, "backbone": BackboneSettings})
+    sets, flags = _settings("eval", settings, {"eval": EvalSettings, "backbone": BackboneSettings})
     own = {key: flags.pop(key) for key in list(flags) if key.startswith("eval.")}
-    test_time = [key for key in flags if key.partition(".")[0] in COMPONENT_SLOTS]
-    sets = [*swaps, *(f"{key}={flags.pop(key)}" for key in test_time)]
     chosen = parsed(EvalSettings, {key.removeprefix("eval."): value for key, value in own.items()})
     opened = open_runs([Path(run) for run in runs], chosen, flags, sets)
     work = evaluation.work(opened.learners, opened.dataset)
@@ -164,8 +162,7 @@ def compare(
         PromptkitError: Whatever the command would end with, and when a run failed.
     """
     check_protocol(protocol)
-    swaps, flags = _settings("bench", settings)
-    sets = [*swaps, *(f"{key}={flags.pop(key)}" for key in list(flags) if key.partition(".")[0] in COMPONENT_SLOTS)]
+    sets, flags = _settings("bench", settings)
     varied = [f"{key}={','.join(map(str, values))}" for key, values in (vary or {}).items()]
     registry = installed()
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
@@ -223,18 +220,18 @@ def samples(*runs: str | Path) -> "pandas.DataFrame":
 def _settings(
     command: str, given: Mapping[str, Scalar], slots: Mapping[str, type] = SLOTS
 ) -> tuple[list[str], dict[str, Scalar]]:
-    """Keyword arguments as components, in texts of --set, and values by `slot.field`. Raises UnknownNameError."""
+    """Keyword arguments as texts of --set, for components, and as values by `slot.field`. Raises UnknownNameError."""
     known = {name.replace("-", "_"): key for name, (key, _) in flagged(command, slots).items()}
-    swaps: list[str] = []
+    sets: list[str] = []
     flags: dict[str, Scalar] = {}
     for name, value in given.items():
-        if name in COMPONENT_SLOTS:
-            swaps.append(f"{name}={value}")
+        if name.partition(".")[0] in COMPONENT_SLOTS:
+            sets.append(set_text(name, value))
         elif name in known or "." in name:
             flags[known.get(name, name)] = value
         else:
             raise UnknownNameError(f"setting of {command}", name, [*known, *COMPONENT_SLOTS])
-    return swaps, flags
+    return sets, flags
 
 
 def _pandas() -> Any:

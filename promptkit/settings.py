@@ -328,6 +328,11 @@ def flatten(tables: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def set_text(key: str, value: Scalar) -> str:
+    """A setting as --set takes it."""
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
 def split_names(text: str) -> list[str]:
     """The names in a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]

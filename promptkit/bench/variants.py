@@ -16,7 +16,8 @@ from promptkit.config import COMPONENT_SLOTS, resolve
 from promptkit.errors import ConfigError
 from promptkit.files import toml_of
 from promptkit.registry import Registry
-from promptkit.settings import Scalar, flatten, split_names
+from promptkit.runs.state import FREE
+from promptkit.settings import Scalar, flatten, set_text, split_names
 
 MAX_FILE = 2**20
 """Bytes."""
@@ -80,11 +81,10 @@ def different(registry: Registry, variant: Variant, dataset: str, tables: dict[s
     return {
         key: value
         for key, value in own.items()
-        if key.partition(".")[0] in (*COMPONENT_SLOTS, "train") and key not in _WHERE and standard.get(key) != value
+        if key.partition(".")[0] in (*COMPONENT_SLOTS, "train")
+        and key not in (*FREE, "train.seed")
+        and standard.get(key) != value
     }
-
-
-_WHERE = ("train.seed", "train.device", "train.workers", "train.log", "train.save_minutes")
 
 
 def _read(text: str, registry: Registry) -> Iterator[Variant]:
@@ -114,8 +114,7 @@ def _read_file(path: Path) -> Iterator[Variant]:
         if not isinstance(recipe, str):
             raise ConfigError(f"{path}: {name!r} names no recipe", f'such as: ["{name}"] and below it recipe = "gopro"')
         settings = flatten({key: value for key, value in table.items() if key != "recipe"})
-        texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in settings.items()}
-        yield Variant(name, recipe, tuple(f"{key}={value}" for key, value in texts.items()))
+        yield Variant(name, recipe, tuple(set_text(key, value) for key, value in settings.items()))
 
 
 def _values(text: str) -> tuple[str, list[str]]:
