@@ -19,6 +19,7 @@ from torch import Tensor
 
 from promptkit.backbones.attention import Keys, attend
 from promptkit.backbones.frozen_block import frozen_block, is_frozen
+from promptkit.backbones.passes import Keep
 from promptkit.backbones.segments import Segment
 from promptkit.backbones.text_tower import TextTower, mark_slots
 from promptkit.tensors import ClassTokens
@@ -76,9 +77,8 @@ def encode_packed(
     context: Float[Tensor, "R #C M W"],
     deep: Float[Tensor, "J M W"] | None,
     layout: Layout,
-    recompute: bool = False,
+    keep: Keep = "all",
 ) -> Float[Tensor, "R C D"]:
-    """`recompute`: frozen blocks keep their inputs alone."""
     shared = layout.shared.embed(tower, context) if layout.shared else None
     rest = layout.rest.embed(tower, context)
     for j, block in enumerate(tower.blocks):
@@ -87,11 +87,11 @@ def encode_packed(
         if layout.shared and shared is not None:
             if deep is not None and 1 <= j <= len(deep):
                 shared = layout.shared.replace(shared, deep[j - 1][layout.shared.number][None])
-            shared, keys = _step(tower, block, shared, layout.shared, prefix, "none" if final else "all", recompute)
+            shared, keys = _step(tower, block, shared, layout.shared, prefix, "none" if final else "all", keep)
             prefix = _append(prefix, keys)
         if deep is not None and 1 <= j <= len(deep) and len(layout.rest.context_positions):
             rest = layout.rest.replace(rest, deep[j - 1][layout.rest.number][None])
-        rest, _ = _step(tower, block, rest, layout.rest, prefix, "last" if final else "all", recompute)
+        rest, _ = _step(tower, block, rest, layout.rest, prefix, "last" if final else "all", keep)
     pooled = rest.expand(len(context), -1, -1).index_select(1, layout.rest.restore)
     return tower.project(pooled)
 
@@ -110,14 +110,14 @@ def _step(
     segment: Segment,
     prefix: Keys | None,
     queries: Literal["all", "last", "none"],
-    recompute: bool = False,
+    keep: Keep = "all",
 ) -> tuple[Tensor, Keys]:
     """One block over a segment: the new tokens (all, or the last of each text) and this segment's keys and values.
 
     The keys and values that come back are those of a segment of one text; nothing else is ever a prefix.
     """
-    if queries == "all" and not tower.compiled and is_frozen(block):
-        return frozen_block(block, x, segment, prefix, recompute)
+    if queries == "all" and keep != "graph" and not tower.compiled and is_frozen(block):
+        return frozen_block(block, x, segment, prefix, recompute=keep == "inputs")
     attn, heads = block.attn, block.attn.num_heads
     width = x.shape[-1]
     normed = block.ln_1(x)

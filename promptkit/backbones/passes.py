@@ -6,8 +6,9 @@ from typing import Any, Literal
 import psutil
 import torch
 
-Keep = Literal["all", "inputs", "nothing"]
-"""All that gradients need; the inputs of the blocks, which compute the rest again; or nothing: the pass runs twice."""
+Keep = Literal["graph", "all", "inputs", "nothing"]
+"""All that autograd keeps, which is quickest; all that gradients need (`frozen_block`); the inputs of the blocks, which
+compute the rest again; or nothing: the pass runs twice."""
 
 HEAP_HOLES = 1.5
 """What a pass makes a process on the CPU hold, over what its tensors do, as measured (`benchmarks/budget.py`)."""
@@ -23,6 +24,8 @@ class Cost:
     """While a block computes."""
     inputs: int
     everything: int
+    graph: int
+    """Everything that autograd keeps."""
     largest: int
     """Of its largest tensor."""
 
@@ -37,6 +40,7 @@ class Cost:
             work=int(token * 3 * plain),  # of the forward pass, of attention computed again, and of the backward pass
             inputs=int(token * depth * (2 * width if frozen else plain)),  # the holes between small ones are larger
             everything=int(token * depth * (5 * width + hidden if frozen else plain)),
+            graph=int(token * depth * plain),
             largest=4 * tokens * hidden,
         )
 
@@ -68,9 +72,11 @@ def spans(total: int, step: int) -> list[range]:
 def what_to_keep(passes: int, cost: Cost, share: float, budget: int) -> list[Keep]:
     """What each pass keeps, a pass being a `share` of a row, or several rows.
 
-    The last, whose backward pass comes first, keeps all. Inputs for as many passes as fit come next, since a byte spent
-    on them spares more time than one spent on the rest.
+    A single pass keeps autograd's own graph where that fits. Of several, the last, whose backward pass comes first, keeps
+    all. Inputs for as many passes as fit come next, since a byte spent on them spares more time than one spent on the rest.
     """
+    if passes == 1 and share * (cost.work + cost.graph) <= budget:
+        return ["graph"]
     work, inputs, everything = (max(1, int(share * n)) for n in (cost.work, cost.inputs, cost.everything))
     left = max(0, budget - work - everything)
     some = min(passes - 1, left // inputs)

@@ -9,6 +9,7 @@ plain path through its own blocks.
 import contextlib
 import ctypes
 import logging
+import sys
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -78,7 +79,7 @@ class PromptEncoder:
             chunk = rows[r.start : r.stop]
             if contexts > 1:
                 chunk = chunk[:, c.start : c.stop]
-            arguments = chunk, deep, classes, c, keep == "inputs"
+            arguments = chunk, deep, classes, c, keep
             if keep == "nothing":
                 part = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -104,13 +105,11 @@ class PromptEncoder:
         _return_what_is_freed()
         return self._encode(*arguments)
 
-    def _encode(
-        self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range, recompute: bool
-    ) -> Tensor:
+    def _encode(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range, keep: Keep) -> Tensor:
         layout = self._layout(classes, some, context.shape[1] > 1, context.device)
         if layout is None:
             return encode_rows(self.tower, context, deep, _subset(classes, some))
-        return encode_packed(self.tower, context, deep, layout, recompute)
+        return encode_packed(self.tower, context, deep, layout, keep)
 
     def _layout(self, classes: ClassTokens, some: range, per_class: bool, device: torch.device) -> Layout | None:
         """Made once for each set of classes. None: take the plain path."""
@@ -139,9 +138,10 @@ class PromptEncoder:
         keeps: list[Keep] = ["all"] * len(passes)
         if gradients and self.checkpoint == "on":
             keeps = ["nothing"] * len(passes)
-        elif gradients and self.checkpoint == "auto":
-            keeps = what_to_keep(len(passes), cost, share, budget)
-        kept = keeps.count("all") * cost.everything + keeps.count("inputs") * cost.inputs if gradients else 0
+        elif gradients:
+            keeps = what_to_keep(len(passes), cost, share, budget if self.checkpoint == "auto" else sys.maxsize)
+        of: dict[Keep, int] = {"graph": cost.graph, "all": cost.everything, "inputs": cost.inputs, "nothing": 0}
+        kept = sum(of[keep] for keep in keeps) if gradients else 0
         self._last_pass, self._last_bytes = (row_step, class_step), int(share * (cost.work + kept))
         return [(r, c, keep) for (r, c), keep in zip(passes, keeps, strict=True)]
 

@@ -167,9 +167,9 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
     passes: list[tuple[int, int]] = []
     encode = backbone.encoder._encode
 
-    def count(context: Any, deep: Any, classes: Any, some: range, recompute: bool) -> Any:
+    def count(context: Any, deep: Any, classes: Any, some: range, keep: Any) -> Any:
         passes.append((len(context), len(some)))
-        return encode(context, deep, classes, some, recompute)
+        return encode(context, deep, classes, some, keep)
 
     monkeypatch.setattr(backbone.encoder, "_encode", count)
     backbone.encode_text(prompts, classes)
