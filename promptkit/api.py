@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from promptkit.bench.frame import results_frame
 from promptkit.bench.plan import Request, make_plan
 from promptkit.bench.protocols import check_protocol, open_data
 from promptkit.bench.results import read_results
@@ -182,17 +183,14 @@ def results(*folders: str | Path) -> "pandas.DataFrame":
 
     Returns:
         A row for each result: protocol, learner, recipe, dataset, domain, classes, seed, shots, split, source, backbone,
-        weights, version, run, n, a column for every metric, out of 1, and one for every setting that is not the recipe's.
+        weights, run, n; a column for every metric, out of 1, for every setting that is not the recipe's ("loss.contrast"),
+        and for the version of every package that it was made with ("packages.torch"); the fingerprints of the backbone, of
+        the training pictures (`trained_on`) and of the test's (`tested_on`).
 
     Raises:
         DataError: Where there are none.
-        ConfigError: Without pandas.
     """
-    rows = []
-    for result in read_results([Path(folder) for folder in folders or ("results",)]):
-        about = {key: value for key, value in vars(result).items() if key not in ("scores", "settings")}
-        rows.append({**about, **result.scores.figures, "n": result.scores.n, **result.settings})
-    return _pandas().DataFrame(rows)
+    return results_frame(read_results([Path(folder) for folder in folders or ("results",)]))
 
 
 def samples(*runs: str | Path) -> "pandas.DataFrame":
@@ -202,10 +200,11 @@ def samples(*runs: str | Path) -> "pandas.DataFrame":
         A row for each picture and run: run, dataset, split, classes, path, domain, label, likeliest and probabilities.
 
     Raises:
-        CheckpointError: Where a run kept nothing, or what it kept is damaged.
-        ConfigError: Without pandas.
+        CheckpointError: Where what a run kept is damaged.
+        ConfigError: Where nothing is kept.
     """
-    pandas = _pandas()
+    import pandas
+
     frames = []
     for run in runs:
         for record in read_records(Path(run)):
@@ -232,11 +231,3 @@ def _settings(
         else:
             raise UnknownNameError(f"setting of {command}", name, [*known, *COMPONENT_SLOTS])
     return sets, flags
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError as error:
-        raise ConfigError("data frames need pandas", "pip install pandas") from error
-    return pandas

@@ -53,8 +53,14 @@ class Result:
     weights: str
     template: str
     """Hand-made prompts, one a line, of a learner that learned nothing else; else ""."""
-    version: str
-    """Of promptkit."""
+    packages: dict[str, str]
+    """What it was made with; see `promptkit.runs.packages`."""
+    fingerprint: str
+    """Of the backbone."""
+    trained_on: str
+    """The fingerprint of the pictures that the run was trained on; see `Dataset.fingerprint`."""
+    tested_on: str
+    """That of the pictures of the test, those of its other domains among them."""
     run: str
     """The folder of the run when it was tested."""
     scores: Scores

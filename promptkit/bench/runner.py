@@ -13,7 +13,6 @@ from typing import Literal
 
 from rich.console import Console
 
-import promptkit
 from promptkit.backbones.base import Backbone
 from promptkit.bench.plan import Plan, Training, images
 from promptkit.bench.protocols import Target
@@ -35,6 +34,7 @@ from promptkit.runs import state
 from promptkit.runs.checkpoint import SETTINGS, read_metadata
 from promptkit.runs.lock import FolderLock
 from promptkit.runs.opening import restore
+from promptkit.runs.packages import packages_of, trained_and_tested
 from promptkit.runs.records import write_records
 from promptkit.runs.status import read_saved, run_status
 from promptkit.settings import BackboneSettings, LoaderSettings, flatten
@@ -266,6 +266,7 @@ class Runner:
         warn_unreadable(found.unreadable)
         count = "1 run" if len(ready) == 1 else f"{len(ready)} runs"
         self.console.print(f"tested {count} on {target}", soft_wrap=True, markup=False)
+        tested_on = data.fingerprint()
         for training, template in ready:
             folder = self.path(training)
             try:
@@ -273,7 +274,7 @@ class Runner:
                     asked = target.data.name, target.split, target.classes
                     names = learners[str(folder)].classnames
                     write_records(folder, data, asked, names, found.predictions[str(folder)])
-                self._write(training, target, template, found.scores[str(folder)])
+                self._write(training, target, template, tested_on, found.scores[str(folder)])
             except OutputError as error:
                 outcome.failures.append(self._failure(self.path(training), error))
 
@@ -294,8 +295,11 @@ class Runner:
         log.debug(traceback.format_exc())
         return Failure(folder, known.message if known else f"unexpected {type(error).__name__}: {error}")
 
-    def _write(self, training: Training, target: Target, template: str, scores: Mapping[str, Scores]) -> None:
+    def _write(
+        self, training: Training, target: Target, template: str, tested_on: str, scores: Mapping[str, Scores]
+    ) -> None:
         config, folder = training.config, self.path(training)
+        metadata = read_metadata(folder)
         fresh = [
             Result(
                 protocol=self.plan.protocol,
@@ -313,7 +317,10 @@ class Runner:
                 backbone=config.backbone.name,
                 weights=self.backbone(config).weights,
                 template=template,
-                version=promptkit.__version__,
+                packages=trained_and_tested(metadata.packages, packages_of(config, self.registry)),
+                fingerprint=metadata.fingerprint,
+                trained_on=metadata.data,
+                tested_on=tested_on,
                 run=str(folder),
                 scores=score,
             )

@@ -11,6 +11,7 @@ from promptkit.cli import options
 from promptkit.settings import split_names
 
 if TYPE_CHECKING:
+    from promptkit.bench.formats import Table
     from promptkit.bench.results import Result
 
 
@@ -29,11 +30,18 @@ def table(
         str | None,
         typer.Option(help="Two learners, such as gopro,coop: their differences, paired by data set and seed."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Say instead which rows of a table were made with other packages, weights or pictures."
+        ),
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Make tables of results: learners side by side, then all statistics, with what is published.
 
-    csv holds the statistics alone; with --compare, the comparison alone.
+    csv holds the statistics alone; with --compare, the comparison alone. With --check the exit status is 1 where the rows
+    of a table were made with different versions of a package, weights of a backbone or pictures.
     """
     from promptkit.bench.results import read_results
     from promptkit.errors import UnknownNameError
@@ -44,7 +52,20 @@ def table(
         if protocol not in there:
             raise UnknownNameError("protocol", protocol, there, f"with results: {', '.join(sorted(there))}")
         found = [result for result in found if result.protocol == protocol]
-    print_tables(found, format_, metric, compare)
+    if check:
+        print_check(found, format_)
+    else:
+        print_tables(found, format_, metric, compare)
+
+
+def print_check(results: "Sequence[Result]", format_: str = "rich") -> None:
+    """What the rows of each table were made with, where it was not the same; the exit status is 1 then."""
+    from promptkit.bench.check import made_with
+    from promptkit.bench.summary import summaries
+
+    tables = [made_with(summary).trimmed() for summary in summaries(results)]
+    _print(tables, format_)
+    raise typer.Exit(int(any(table.rows for table in tables)))
 
 
 def print_tables(
@@ -53,12 +74,9 @@ def print_tables(
     """Every protocol, and every data set that one transfers from, has tables of its own."""
     from promptkit.bench.summary import summaries
     from promptkit.bench.tables import all_statistics, comparisons, side_by_side
-    from promptkit.cli.console import console
-    from promptkit.errors import ConfigError, UnknownNameError
+    from promptkit.errors import ConfigError
     from promptkit.registry import installed
 
-    if format_ not in ("rich", *FORMATS):
-        raise UnknownNameError("format", format_, ("rich", *FORMATS))
     pair = split_names(compare or "")
     if compare is not None and len(pair) != 2:
         raise ConfigError(f"--compare {compare}: two learners are expected", "such as: --compare gopro,coop")
@@ -69,9 +87,20 @@ def print_tables(
     else:
         made = [make(summary) for summary in found for make in (side_by_side, all_statistics)]
         tables = [one.trimmed() for one in made + compared]
-    if format_ == "rich":
-        for one in tables:
-            console().print(one.title, soft_wrap=True, markup=False)
-            console().print(rich_table(one))
-    else:
+    _print(tables, format_)
+
+
+def _print(tables: "Sequence[Table]", format_: str) -> None:
+    """Raises UnknownNameError for a format that there is none of."""
+    from promptkit.cli.console import console
+    from promptkit.errors import UnknownNameError
+
+    if format_ not in ("rich", *FORMATS):
+        raise UnknownNameError("format", format_, ("rich", *FORMATS))
+    if format_ != "rich":
         typer.echo(FORMATS[format_](tables), nl=False)
+        return
+    for table in tables:
+        console().print(table.title, soft_wrap=True, markup=False)
+        if table.rows:
+            console().print(rich_table(table))

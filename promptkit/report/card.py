@@ -34,7 +34,7 @@ def model_card(run: Path, repository: str) -> str:
         f"- **Backbone**: {metadata.backbone}, which is frozen and not in here (weights `{metadata.fingerprint[:16]}`)",
         f"- **Trained on**: {shots}, {metadata.epochs} epochs, seed {config.train.seed} (data `{metadata.data[:16]}`)",
         f"- **Classes** ({len(metadata.classnames)}): {classes}{f', and {more} more' if more > 0 else ''}",
-        f"- **Written by**: promptkit {metadata.version}",
+        f"- **Made with**: {', '.join(f'{name} {version}' for name, version in metadata.packages.items())}",
         "",
         *_figures(run),
         "## Use it",

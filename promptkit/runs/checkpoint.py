@@ -43,7 +43,8 @@ class Metadata:
     epochs: Annotated[int, Ge(0)]
     finished: bool
     """Has the run come to its end?"""
-    version: str
+    packages: dict[str, str]
+    """What it was made with; see `promptkit.runs.packages`."""
     figures: dict[str, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -22,12 +22,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-import promptkit
 from promptkit.data.layouts import Dataset
 from promptkit.errors import CheckpointError
 from promptkit.files import checked_json, replacing, writing
 from promptkit.metrics import Predictions
-from promptkit.runs.checkpoint import WEIGHTS
+from promptkit.runs.checkpoint import WEIGHTS, read_metadata
 
 if TYPE_CHECKING:
     import pyarrow
@@ -57,8 +56,8 @@ class About:
     """Those that were asked about."""
     learner: str
     """The checksum of what was learned; see `learner_checksum`."""
-    version: str = promptkit.__version__
-    """Of promptkit."""
+    packages: dict[str, str]
+    """What the run was made with; see `promptkit.runs.packages`."""
 
     @property
     def asked(self) -> tuple[str, str, str]:
@@ -104,7 +103,7 @@ def write_records(
 
     Raises OutputError when they can't be written.
     """
-    about = About(*asked, str(dataset.root.absolute()), classnames, learner_checksum(run))
+    about = About(*asked, str(dataset.root.absolute()), classnames, learner_checksum(run), read_metadata(run).packages)
     folder = run / RECORDS / quote(", ".join(asked), safe=" ,")
     with writing(folder, _HINT):
         folder.mkdir(parents=True, exist_ok=True)

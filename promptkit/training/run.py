@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 from torch import device as Device
 
-import promptkit
 from promptkit import contract, distributed
 from promptkit.backbones.base import Backbone
 from promptkit.build import build_learner, build_views, load_backbone, pick_device, training_scene
@@ -28,6 +27,7 @@ from promptkit.runs.folder import RunFolder
 from promptkit.runs.listing import best_epoch
 from promptkit.runs.lock import FolderLock
 from promptkit.runs.opening import start_from, teacher_run
+from promptkit.runs.packages import packages_of
 from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
 from promptkit.training.batches import PairedBatches, cached_batches, image_batches
@@ -244,7 +244,7 @@ class Run:
             epoch=self.config.train.epochs,
             epochs=self.config.train.epochs,
             finished=True,
-            version=promptkit.__version__,
+            packages=packages_of(self.config, self.registry),
             domains=list(self.dataset.domains),
             descriptions={name: list(said) for name, said in self.learner.scene.descriptions.items()},
         )

@@ -32,7 +32,10 @@ def result() -> MakeResult:
             "backbone": "ViT-B-16",
             "weights": "openai",
             "template": "",
-            "version": "0.1.0",
+            "packages": {"clip-promptkit": "0.1.0", "torch": "2.7.0"},
+            "fingerprint": "f" * 64,
+            "trained_on": "a" * 64,
+            "tested_on": "b" * 64,
             "run": "runs/one",
         }
         scores = Scores({"accuracy": accuracy, **metrics}, per_class=(accuracy, None), n=50)

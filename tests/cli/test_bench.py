@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptkit.bench.results import RESULTS, Result, read_results, write_results
+from promptkit.bench.results import RESULTS, Result, read_results, results_of, write_results
 from promptkit.runs.tensorfile import pack, read_text
 from promptkit.testing import registered, write_images
 
@@ -485,7 +485,8 @@ def results(tmp_path: Path) -> Path:
             for classes, accuracy in (("base", 0.8 + seed / 100), ("new", 0.42)):
                 x = accuracy + bonus
                 scores = Scores({"accuracy": x, "macro_accuracy": x - 0.1, "top5": 1.0, "ece": 0.05}, (x, x), 100)
-                origin = {"seed": seed, "shots": 16, "version": "0.1.0", "run": str(run), "classes": classes}
+                origin = {"seed": seed, "shots": 16, "run": str(run), "classes": classes}
+                origin |= {"packages": {}, "fingerprint": "f", "trained_on": "a", "tested_on": "b"}
                 lines.append(Result(**about, **rest, **origin, scores=scores))  # type: ignore[arg-type]
             write_results(run, lines)
     return folder
@@ -542,6 +543,23 @@ def test_another_metric_and_several_folders(results: Path, promptkit: Command) -
         "gopro": "74.00",
     }
     assert {row["published"] for row in rows} == {""}
+
+
+def test_rows_that_were_made_with_different_things_are_found(results: Path, promptkit: Command) -> None:
+    done = promptkit("table", results, "--check")
+    assert (done.status, "all 12 results were made with the same" in done.out) == (0, True)
+    run = results / "gopro/2"
+    write_results(run, [replace(one, packages={"torch": "2.6"}) for one in results_of(run)[0]])
+    write_results(
+        results / "coop/1", [replace(one, packages={"torch": "2.7"}) for one in results_of(results / "coop/1")[0]]
+    )
+    done = promptkit("table", results, "--check", "--format", "csv")
+    assert done.status == 1
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [(row["made with"], row["which"], row["learner"], row["seed"]) for row in rows] == [
+        ("torch", "2.6", "gopro", "2"),
+        ("torch", "2.7", "coop", "1"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-fields = st.sampled_from(["recipe", "backbone", "fingerprint", "classnames", "epoch", "epochs", "version", "figures"])
+fields = st.sampled_from(["recipe", "backbone", "fingerprint", "classnames", "epoch", "epochs", "packages", "figures"])
 
 
 @given(st.one_of(json_values, st.dictionaries(fields, json_values)).map(json.dumps) | st.text(max_size=50))
