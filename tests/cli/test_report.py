@@ -187,7 +187,7 @@ def test_figures_are_drawn_of_results(promptkit: Command, result: Any, tmp_path:
 
 
 def made_up(run: str, label: list[int], best: list[int], confidence: list[float]) -> Answers:
-    about = About("data", "test", "all", "/data", ("a", "b", "c"), "")
+    about = About("data", "test", "all", "/data", ("a", "b", "c"), "", {})
     paths = tuple(f"{n}.png" for n in range(len(label)))
     likeliest = np.array([[place, (place + 1) % 3] for place in best])
     probability = np.array([[one, 1 - one] for one in confidence])
