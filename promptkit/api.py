@@ -18,6 +18,7 @@ from promptkit.bench.plan import Request, make_plan
 from promptkit.bench.protocols import check_protocol, open_data
 from promptkit.bench.results import read_results
 from promptkit.bench.runner import Failure, Runner
+from promptkit.bench.space import needs_optuna
 from promptkit.config import COMPONENT_SLOTS, resolve
 from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.evaluation import evaluate as evaluation
@@ -176,6 +177,66 @@ def compare(
         raise ConfigError(f"{first.folder} failed: {first.message}", "what is done is kept; the same call tries again")
     found = results(out)
     return found[found["protocol"] == protocol].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The trials of a study, and the best of them."""
+
+    settings: dict[str, Scalar]
+    """Of the best trial: those that were tuned, by `slot.field`."""
+    accuracy: float
+    """Its accuracy on the val split, out of 1."""
+    run: TrainedRun
+    config: Path
+    """All of its settings as a run file, for `promptkit train --config`."""
+    trials: "pandas.DataFrame"
+    """A row for each: trial, state (complete, pruned, failed), accuracy, epochs, run, and a column for each setting."""
+
+
+def tune(
+    recipe: str,
+    vary: Mapping[str, str | Sequence[Scalar]],
+    out: str | Path | None = None,
+    *,
+    trials: int = 30,
+    prune: bool = True,
+    storage: str = "",
+    study: str = "",
+    cache: bool = True,
+    console: Console | None = None,
+    **settings: Scalar,
+) -> Tuned:
+    """Choose a learner's settings by its accuracy on the val split, as `promptkit tune` does; test pictures are not used.
+
+        tuned = promptkit.tune("gopro", {"loss.contrast": "0.01..1:log", "prompts.n_ctx": [2, 4]}, data="pictures/")
+
+    Args:
+        recipe: Such as "gopro".
+        vary: By setting, a range ("1e-4..1e-2:log", "0..1") or a list of values.
+        out: Folder for the trials, which goes on with those that it holds; runs/tune-RECIPE by default.
+        trials: In all, those that are done already among them.
+        prune: End a trial whose validation accuracy is below the median of those before, at the same epoch.
+        storage: A URL of Optuna's, for several machines; a file in `out` by default.
+        study: The name of the trials in the storage; the recipe's by default.
+        cache: Keep what frozen image towers see for the next time.
+        console: Where progress is shown; standard output by default.
+        settings: Of all trials, as `train` takes them.
+
+    Raises:
+        PromptkitError: Whatever the command would end with.
+    """
+    needs_optuna()
+    from promptkit.bench.tuning import BEST, Tuner, Tuning
+
+    sets, flags = _settings("train", settings)
+    texts = [f"{key}={one if isinstance(one, str) else ','.join(map(str, one))}" for key, one in vary.items()]
+    folder = Path(out) if out is not None else Path("runs") / f"tune-{recipe}"
+    tuning = Tuning(recipe, texts, sets, flags, study, storage, prune)
+    tuner = Tuner(tuning, folder, installed(), console or Console(), cache)
+    tuner.run(trials)
+    best = tuner.best()
+    return Tuned(best.settings, best.accuracy, TrainedRun(best.run), folder / BEST, tuner.frame())
 
 
 def results(*folders: str | Path) -> "pandas.DataFrame":

@@ -63,10 +63,11 @@ def read_variants(learners: Sequence[str], vary: Sequence[str], registry: Regist
                 f"--learners {variant.name}=...: a recipe has this name", "results are told apart by it: take another"
             )
         resolve(registry, variant.recipe, None, variant.sets)
-    varied = [found for variant in read for found in _varied(variant, [_values(text) for text in vary], registry)]
+    varied = [found for variant in read for found in _varied(variant, [varied_values(text) for text in vary], registry)]
     for text in vary:
-        if not any(_has(registry, variant, _values(text)[0]) for variant in read):
-            resolve(registry, read[0].recipe, None, [*read[0].sets, f"{_values(text)[0]}={_values(text)[1][0]}"])
+        if not any(_has(registry, variant, varied_values(text)[0]) for variant in read):
+            key, values = varied_values(text)
+            resolve(registry, read[0].recipe, None, [*read[0].sets, f"{key}={values[0]}"])
             raise ConfigError(f"--vary {text}: no learner of this bench has it", "promptkit show RECIPE lists settings")
     names = [variant.name for variant in varied]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -117,7 +118,8 @@ def _read_file(path: Path) -> Iterator[Variant]:
         yield Variant(name, recipe, tuple(set_text(key, value) for key, value in settings.items()))
 
 
-def _values(text: str) -> tuple[str, list[str]]:
+def varied_values(text: str) -> tuple[str, list[str]]:
+    """The setting and the values of a text of --vary. Raises ConfigError."""
     key, equals, values = text.partition("=")
     if not equals or not values.strip():
         raise ConfigError(f"--vary {text}: expected slot.field=value,value,...", "such as: --vary prompts.n_ctx=1,2,4")

@@ -34,6 +34,7 @@ from promptkit.cli import (
     share,
     table,
     train,
+    tune,
 )
 from promptkit.cli.command import Command
 from promptkit.cli.console import RANK, Prose, escape, visible
@@ -85,6 +86,7 @@ _add("train", train.train, no_args_is_help=True, rich_help_panel=RUNS)
 _add("eval", evaluate.evaluate, no_args_is_help=True, rich_help_panel=RUNS)
 _add("predict", predict.predict, no_args_is_help=True, rich_help_panel=RUNS)
 _add("bench", bench.bench, no_args_is_help=True, rich_help_panel=RUNS)
+_add("tune", tune.tune, no_args_is_help=True, rich_help_panel=RUNS)
 _add("table", table.table, no_args_is_help=True, rich_help_panel=RUNS)
 _add("explain", explain.explain, no_args_is_help=True, rich_help_panel=RUNS)
 _add("figure", figure.figure, no_args_is_help=True, rich_help_panel=RUNS)

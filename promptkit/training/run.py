@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from promptkit.runs.status import inspect_run
 from promptkit.settings import DataSettings, flatten, split_names
 from promptkit.training.batches import PairedBatches, cached_batches, image_batches
 from promptkit.training.best import BestEpoch
+from promptkit.training.callbacks import Callback
 from promptkit.training.profile import Profile
 from promptkit.training.progress import Forecast, TrainingProgress
 from promptkit.training.saving import EpochLog, SameState, Saving
@@ -128,11 +129,14 @@ class Run:
         return sum(parameter.numel() for parameter in self.learner.parameters())
 
     @worker_death_explained()
-    def train(self, console: Console, profile: bool = False, lines: bool = True) -> None:
+    def train(
+        self, console: Console, profile: bool = False, lines: bool = True, judges: Sequence[Callback] = ()
+    ) -> None:
         """Train to the end, from the beginning or from where the run was stopped.
 
         What each epoch learned is saved before the next begins. With `profile`, where the time went is printed at the
-        end; without `lines`, no epoch leaves one on the console.
+        end; without `lines`, no epoch leaves one on the console. `judges` hear of every epoch once it is validated, and
+        before it is saved, so that they may have training `stop`.
         """
         with self.folder.held():
             saved = inspect_run(self.folder.path, held=True)
@@ -144,9 +148,9 @@ class Run:
                 console.print(f"{self.folder.path} is finished already, after {epochs} epochs", soft_wrap=True)
             else:
                 with self._defects_named():
-                    self._train(console, profile, lines)
+                    self._train(console, profile, lines, judges)
 
-    def _train(self, console: Console, profile: bool, lines: bool) -> None:
+    def _train(self, console: Console, profile: bool, lines: bool, judges: Sequence[Callback]) -> None:
         config, folder, learner = self.config, self.folder, self.learner
         train, cuda = config.train, self.device.type == "cuda"
         resuming = self.resume and folder.state.exists()
@@ -195,6 +199,7 @@ class Run:
             [
                 Validation(learner, validation, config.data.max_pixels, self.cache),
                 BestEpoch(train.patience, *best),
+                *judges,
                 SameState(learner, self.built),
                 EpochLog(folder),
                 Saving(
