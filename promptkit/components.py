@@ -150,7 +150,7 @@ class ContextPrompts(PromptGenerator):
 
 
 class TemplatePrompts(PromptGenerator):
-    """Hand-made prompts: one template, or several ensembled, as the 80 of ImageNet. Nothing is learned.
+    """Hand-made prompts: one template, or several ensembled, as the 80 of ImageNet. Nothing of them is learned.
 
     Where the classes are described, they are what their descriptions say (CuPL, Pratt et al., ICCV 2023).
     """
@@ -161,9 +161,10 @@ class TemplatePrompts(PromptGenerator):
             str, 'a text with one {} for the class name; several, one a line, or "imagenet" (80) are ensembled'
         ] = "a photo of a {}."
 
-    def __init__(self, options: Options, scene: Scene) -> None:
+    def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__(options, scene)
         self.templates = read_templates(options.template)
+        self._known: tuple[tuple[str, ...], Tensor] | None = None
 
     def class_tokens(self, names: Sequence[str]) -> ClassTokens:
         """Raises ConfigError where some classes are described and others are not."""
@@ -173,9 +174,14 @@ class TemplatePrompts(PromptGenerator):
         return self.scene.backbone.class_tokens(names, 0)
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
-        if self.scene.descriptions:
-            return description_features(self.scene, classes.names)[None, :, None]
-        return template_features(self.scene, classes.names, self.templates)[None, :, None]
+        """Computed once for the classes that are asked about."""
+        if self._known is None or self._known[0] != classes.names:
+            if self.scene.descriptions:
+                text = description_features(self.scene, classes.names)
+            else:
+                text = template_features(self.scene, classes.names, self.templates)
+            self._known = classes.names, text
+        return self._known[1][None, :, None]
 
 
 def description_features(scene: Scene, names: Sequence[str]) -> Float[Tensor, "C D"]:

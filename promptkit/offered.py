@@ -14,6 +14,13 @@ LEARNERS = {
     "tda": "zoo",
     "cupl": "zoo",
     "clip-adapter": "zoo",
+    "kgcoop": "zoo",
+    "maple": "zoo",
+    "plot": "zoo",
+    "prograd": "zoo",
+    "promptsrc": "zoo",
+    "tip-adapter": "zoo",
+    "vpt": "zoo",
 }
 """By recipe, the folder below plugins/ of the package that offers it."""
 
@@ -32,10 +39,11 @@ def foreign_package() -> str:
 
 
 def plugin_folder(name: str) -> Path | None:
-    """Where the package of ours that a word means (a recipe, a package, gopro, an example such as maple) lies in the clone
+    """Where the package of ours that a word means (a recipe, a package, gopro, an example such as lasp) lies in the clone
     that this code runs from."""
     clone, folder = Path(__file__).parents[1], LEARNERS.get(name, name.removeprefix(f"{DISTRIBUTION}-"))
     path = clone / "plugins" / folder
     if folder not in LEARNERS.values():
-        path = clone / "examples/learners" / name
-    return path if folder == Path(folder).name and (path / "pyproject.toml").is_file() else None
+        path = clone / "examples" / name
+    inside = folder == Path(folder).name and folder != ".."
+    return path if inside and (path / "pyproject.toml").is_file() else None

@@ -67,8 +67,27 @@ def test_each_layer_imports_only_from_its_left() -> None:
 
 def test_plugins_import_only_what_is_public() -> None:
     plugins = list((ROOT.parent / "plugins").glob("*/promptkit_*/*.py"))
-    examples = list((ROOT.parent / "examples" / "learners").glob("*/**/*.py"))
+    examples = list((ROOT.parent / "examples").glob("*/promptkit_*.py"))
     assert plugins
     assert examples
     for path in plugins + examples:
         assert imports(path) <= set(promptkit.PUBLIC_MODULES), path
+        private = {
+            node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+        } - own_names(path)
+        assert not {name for name in private if re.match("_[^_]", name)}, path
+
+
+def own_names(path: Path) -> set[str]:
+    """What a file itself sets or defines."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    stored = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    return stored | {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_a_learner_of_the_zoo_is_short_and_stands_alone() -> None:
+    modules = [path for path in (ROOT.parent / "plugins/zoo/promptkit_zoo").glob("*.py") if path.stem != "__init__"]
+    assert len(modules) > 10
+    for path in modules:
+        assert len(path.read_text().splitlines()) <= 160, path
+        assert "promptkit_zoo" not in path.read_text(), path

@@ -154,9 +154,9 @@ def test_a_published_learner_that_is_not_installed_is_offered_by_its_package(mon
         discover().get("recipe", "gopro")
     assert caught.value.hint == "'gopro' comes with clip-promptkit-gopro: promptkit install gopro"
     with pytest.raises(UnknownNameError) as caught:
-        discover().get("recipe", "maple")
-    assert caught.value.hint == "'maple' comes with an example package: promptkit install maple"
-    for stranger in ("", "..", "../learners/maple", "learners", "numpy"):
+        discover().get("recipe", "lasp")
+    assert caught.value.hint == "'lasp' comes with an example package: promptkit install lasp"
+    for stranger in ("", "..", "../examples/lasp", "serve", "numpy"):
         assert plugin_folder(stranger) is None
 
 

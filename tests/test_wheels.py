@@ -17,7 +17,8 @@ SOURCES = {
     "promptkit": ".",
     "promptkit_coop": "plugins/coop",
     "promptkit_gopro": "plugins/gopro",
-    "promptkit_kgcoop": "examples/learners/kgcoop",
+    "promptkit_zoo": "plugins/zoo",
+    "promptkit_lasp": "examples/lasp",
 }
 """By module, the folder of its package; the wheels of ours have "clip_" before it."""
 
@@ -76,10 +77,10 @@ def test_a_wheel_holds_its_module_and_nothing_else(checkout: Path, wheels: list[
         module = wheel.name.partition("-")[0].removeprefix("clip_")
         names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
         assert names == modules(checkout, module)
-        assert module == "promptkit_kgcoop" or f"{module}/py.typed" in names
+        assert module == "promptkit_lasp" or f"{module}/py.typed" in names
 
 
-@pytest.mark.parametrize("module", ["promptkit", "promptkit_coop", "promptkit_gopro"])
+@pytest.mark.parametrize("module", ["promptkit", "promptkit_coop", "promptkit_gopro", "promptkit_zoo"])
 def test_a_source_distribution_holds_what_builds_the_wheel(checkout: Path, module: str) -> None:
     code = "import setuptools.build_meta; setuptools.build_meta.build_sdist('.')"
     folder = checkout / SOURCES[module]
@@ -104,14 +105,15 @@ def test_the_wheels_work_where_nothing_but_they_are(
     for recipe, offering in (
         ("coop", "clip-promptkit-coop"),
         ("gopro", "clip-promptkit-gopro"),
-        ("kgcoop", "promptkit-kgcoop"),
+        ("kgcoop", "clip-promptkit-zoo"),
+        ("lasp", "promptkit-lasp"),
     ):
         assert offering in listed["recipe", recipe]
-    assert "weight of the distance" in installed("show", "kgcoop")
-    assert "fails" not in installed("check", "kgcoop")
-    for recipe in ("gopro", "kgcoop"):
+    assert "weight of the texts' cross-entropy" in installed("show", "lasp")
+    assert "fails" not in installed("check", "lasp")
+    for recipe in ("gopro", "lasp"):
         installed("train", recipe, "--data", images, *TINY, "--epochs", 1, "--shots", 2, "--batch-size", 8)
-    figures = installed("eval", "runs/gopro", "runs/kgcoop", "--data", images, "--workers", 0)
+    figures = installed("eval", "runs/gopro", "runs/lasp", "--data", images, "--workers", 0)
     assert "cartoon" in figures
 
 

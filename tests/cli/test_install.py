@@ -143,7 +143,9 @@ def test_a_plugin_of_ours_comes_from_the_clone_and_no_index_is_asked(
     promptkit("install", "gopro")
     assert asked[-1] == str(Path(package.__file__).parents[1] / "plugins/gopro")
     promptkit("install", "maple")
-    assert asked[-1] == str(Path(package.__file__).parents[1] / "examples/learners/maple")
+    assert asked[-1] == str(Path(package.__file__).parents[1] / "plugins/zoo")
+    promptkit("install", "lasp")
+    assert asked[-1] == str(Path(package.__file__).parents[1] / "examples/lasp")
     monkeypatch.setattr("promptkit.offered.__file__", "/nowhere/promptkit/offered.py")
     asked.clear()
     done = promptkit("install", "coop")
@@ -212,11 +214,11 @@ def test_what_pip_puts_elsewhere_is_not_called_installed(promptkit: Command, tmp
 
 
 def test_a_folder_is_left_as_it_was(promptkit: Command, tmp_path: Path) -> None:
-    source = Path(package.__file__).parents[1] / "examples/learners/maple"
-    folder = shutil.copytree(source, tmp_path / "maple", ignore=shutil.ignore_patterns("*.egg-info", "build"))
+    source = Path(package.__file__).parents[1] / "examples/lasp"
+    folder = shutil.copytree(source, tmp_path / "lasp", ignore=shutil.ignore_patterns("*.egg-info", "build"))
     before = sorted(folder.rglob("*"))
     here = "--no-index", "--no-deps", "--no-build-isolation"
-    done = promptkit("install", *here, "--target", "elsewhere", "./maple")
+    done = promptkit("install", *here, "--target", "elsewhere", "./lasp")
     assert "not installed here" in done.err
     assert list((tmp_path / "elsewhere").glob("*.dist-info"))  # it was built
     assert sorted(folder.rglob("*")) == before

@@ -73,7 +73,7 @@ from promptkit.testing import registered
 
 out, *words = sys.argv[1:]
 for name in ("tip-adapter", "prograd"):
-    with registered(import_module("promptkit_" + name.replace("-", "_")), "promptkit-" + name):
+    with registered(import_module("promptkit_zoo." + name.replace("-", "_")), "clip-promptkit-zoo"):
         own = ["--set", "prompts.ctx_init="] if name == "prograd" else []
         sys.argv = ["promptkit", "train", name, *words, *own, "--out", f"{out}/{name}"]
         try:
@@ -92,13 +92,12 @@ def test_what_looks_at_all_images_sees_them_in_every_process(
     ProGrad starts from noise here: from the teacher's words, one of the two is 0 but for rounding, and has any direction.
     """
     (tmp_path / "examples.py").write_text(EXAMPLES)
-    learners = Path(__file__).parents[2] / "examples/learners"
-    paths = [str(learners / "tip-adapter"), str(learners / "prograd"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2] / "plugins/zoo"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
     words = ["--domains", "photo", "--batch-size", "6", "--shots", "4", "--lr", "0.02", "--device", "cpu"]
     words += ["--epochs", "2", "--set", "train.optimizer=momentum"]
     for name in ("tip-adapter", "prograd"):
-        with registered(import_module(f"promptkit_{name.replace('-', '_')}"), f"promptkit-{name}"):
+        with registered(import_module(f"promptkit_zoo.{name.replace('-', '_')}"), "clip-promptkit-zoo"):
             own = ["--set", "prompts.ctx_init="] if name == "prograd" else []
             assert train(name, "--out", f"one/{name}", *words, *own).status == 0
     tiny = ("--data", images, "--backbone", "tiny", "--weights", "none", "--workers", "0")

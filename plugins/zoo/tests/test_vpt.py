@@ -1,7 +1,7 @@
 """VPT keeps the contract, and its defining term is the paper's."""
 
-import promptkit_vpt
 import torch
+from promptkit_zoo import vpt
 
 from promptkit.learner import Learner
 from promptkit.tensors import Batch
@@ -11,7 +11,7 @@ NAMES = ("cat", "yellow school bus", "aeroplane at night")
 
 
 def build(recipe: str, *sets: str) -> Learner:
-    with registered(promptkit_vpt, "promptkit-vpt"):
+    with registered(vpt, "clip-promptkit-zoo"):
         return build_recipe(recipe, NAMES, sets)
 
 
@@ -21,7 +21,7 @@ def batch(seed: int = 0) -> Batch:
 
 
 def test_it_keeps_the_contract() -> None:
-    with registered(promptkit_vpt, "promptkit-vpt"):
+    with registered(vpt, "clip-promptkit-zoo"):
         assert check_recipe("vpt") == []
 
 

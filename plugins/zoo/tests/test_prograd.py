@@ -1,9 +1,9 @@
 """ProGrad keeps the contract, and its defining term is the paper's."""
 
 import open_clip
-import promptkit_prograd
 import pytest
 import torch
+from promptkit_zoo import prograd
 
 from promptkit import ConfigError
 from promptkit.learner import Learner
@@ -14,7 +14,7 @@ NAMES = ("cat", "yellow school bus", "aeroplane at night")
 
 
 def build(recipe: str, *sets: str) -> Learner:
-    with registered(promptkit_prograd, "promptkit-prograd"):
+    with registered(prograd, "clip-promptkit-zoo"):
         return build_recipe(recipe, NAMES, sets)
 
 
@@ -24,12 +24,12 @@ def batch(seed: int = 0) -> Batch:
 
 
 def test_it_keeps_the_contract() -> None:
-    with registered(promptkit_prograd, "promptkit-prograd"):
+    with registered(prograd, "clip-promptkit-zoo"):
         assert check_recipe("prograd") == []
 
 
 def test_a_conflict_is_projected_out_and_agreement_left_alone() -> None:
-    align = promptkit_prograd.align
+    align = prograd.align
     torch.testing.assert_close(align(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 3.0])), torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(align(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])), torch.tensor([1.0, 2.0]))
     halfway = align(torch.tensor([1.0, -2.0]), torch.tensor([0.0, 3.0]), strength=0.5)
@@ -41,7 +41,7 @@ def test_backward_leaves_the_aligned_gradient() -> None:
     terms = learner.loss(learner(batch()))
     ce, kl = (torch.autograd.grad(terms[name], learner.prompts.ctx, retain_graph=True)[0] for name in ("ce", "kl"))
     learner.backward(terms)
-    torch.testing.assert_close(learner.prompts.ctx.grad, promptkit_prograd.align(ce, kl))
+    torch.testing.assert_close(learner.prompts.ctx.grad, prograd.align(ce, kl))
 
 
 def test_a_parameter_that_no_term_reaches_stays() -> None:

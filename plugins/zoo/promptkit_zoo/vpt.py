@@ -1,9 +1,10 @@
 """VPT: deep prompts in the image tower alone; the text is a hand-made prompt.
 
-Jia et al., Visual Prompt Tuning, ECCV 2022.
+Jia et al., Visual Prompt Tuning, ECCV 2022. VPT-Deep on CLIP as MaPLe's authors compare with it (`trainers/vpt.py` of
+muzairkhattak/multimodal-prompt-learning): CLIP's own text features are the classifier, there is no linear head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit import hookimpl
-from promptkit.components import PromptGenerator, Scene, read_templates, template_features
+from promptkit.components import PromptGenerator, Scene, TemplatePrompts
 from promptkit.learner import Recipe
-from promptkit.tensors import ClassTokens, ImageFeatures
 
 
-class VPTPrompts(PromptGenerator):
-    """Learned tokens at the input of the first blocks of the image tower."""
+class VPTPrompts(TemplatePrompts):
+    """Learned tokens at the input of the first blocks of the image tower, and a hand-made text."""
 
     @dataclass(frozen=True)
     class Options:
@@ -30,21 +30,10 @@ class VPTPrompts(PromptGenerator):
     def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__(options, scene)
         widths = scene.backbone.intermediate_widths
-        depth = min(options.depth, len(widths))
-        self.tokens = nn.Parameter(0.02 * torch.randn(depth, 1, options.n_ctx, widths[0]))
-        self.templates = read_templates(options.template)
-        self.known: tuple[tuple[str, ...], Tensor] | None = None
+        self.tokens = nn.Parameter(0.02 * torch.randn(min(options.depth, len(widths)), 1, options.n_ctx, widths[0]))
 
     def vision(self) -> Float[Tensor, "J 1 M V"]:
         return self.tokens
-
-    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
-        return self.scene.backbone.class_tokens(names, 0)
-
-    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
-        if self.known is None or self.known[0] != classes.names:
-            self.known = classes.names, template_features(self.scene, classes.names, self.templates)
-        return self.known[1][None, :, None]
 
 
 @hookimpl

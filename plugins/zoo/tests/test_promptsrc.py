@@ -3,8 +3,8 @@
 import math
 
 import open_clip
-import promptkit_promptsrc
 import torch
+from promptkit_zoo import promptsrc
 from torch.nn import functional as F
 
 from promptkit.learner import Learner
@@ -15,7 +15,7 @@ NAMES = ("cat", "yellow school bus", "aeroplane at night")
 
 
 def build(recipe: str, *sets: str) -> Learner:
-    with registered(promptkit_promptsrc, "promptkit-promptsrc"):
+    with registered(promptsrc, "clip-promptkit-zoo"):
         return build_recipe(recipe, NAMES, sets)
 
 
@@ -25,7 +25,7 @@ def batch(seed: int = 0) -> Batch:
 
 
 def test_it_keeps_the_contract() -> None:
-    with registered(promptkit_promptsrc, "promptkit-promptsrc"):
+    with registered(promptsrc, "clip-promptkit-zoo"):
         assert check_recipe("promptsrc") == []
 
 

@@ -1,9 +1,11 @@
 """Tip-Adapter: zero-shot CLIP, plus a cache of the training pictures' features that votes for their classes.
 
-Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022.
+Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022. The
+released code (gaopengcuhk/Tip-Adapter) averages each picture's key over ten random crops and searches alpha and beta on the
+val split; here a key is one crop, and both are options.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -13,15 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit import ConfigError, hookimpl
-from promptkit.components import PromptGenerator, Scene, read_templates, template_features
+from promptkit.components import PromptGenerator, Scene, TemplatePrompts
 from promptkit.learner import Learner, Recipe
-from promptkit.tensors import Batch, ClassTokens, ImageFeatures, View
+from promptkit.tensors import Batch, View
 
 
-class TipAdapterCache(PromptGenerator):
+class TipAdapterCache(TemplatePrompts):
     """A hand-made prompt, and keys (C S D) with S places for the pictures of each class."""
 
     class_specific = True
+    filled: Tensor
 
     @dataclass(frozen=True)
     class Options:
@@ -35,8 +38,6 @@ class TipAdapterCache(PromptGenerator):
         shape = len(scene.classnames), options.places
         self.keys = nn.Parameter(torch.zeros(*shape, scene.backbone.joint_width))
         self.register_buffer("filled", torch.zeros(shape))
-        self.templates = read_templates(options.template)
-        self.known: tuple[tuple[str, ...], Tensor] | None = None
 
     @torch.no_grad()
     def add(self, features: Float[Tensor, "B D"], label: Tensor) -> None:
@@ -56,20 +57,14 @@ class TipAdapterCache(PromptGenerator):
         """Of all keys of a class, alpha exp(-beta (1 - key . image))."""
         affinity = torch.einsum("bd,csd->bcs", image, self.keys)
         answers = (-self.options.beta * (1 - affinity)).exp() * self.filled
-        return self.options.alpha * answers.sum(-1)
-
-    def class_tokens(self, names: Sequence[str]) -> ClassTokens:
-        return self.scene.backbone.class_tokens(names, 0)
-
-    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C 1 D"]:
-        if self.known is None or self.known[0] != classes.names:
-            self.known = classes.names, template_features(self.scene, classes.names, self.templates)
-        return self.known[1][None, :, None]
+        votes: Tensor = self.options.alpha * answers.sum(-1)
+        return votes
 
 
 class TipAdapter(Learner):
     """Fills the cache before the first step; training then moves its keys."""
 
+    prompts: TipAdapterCache
     needs: ClassVar[Mapping[str, type]] = {"prompts": TipAdapterCache}
 
     @torch.no_grad()

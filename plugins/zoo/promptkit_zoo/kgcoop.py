@@ -1,6 +1,7 @@
 """KgCoOp: learned contexts whose text features stay near those of hand-made prompts.
 
-Yao, Zhang and Xu, Visual-Language Prompt Tuning with Knowledge-guided Context Optimization, CVPR 2023.
+Yao, Zhang and Xu, Visual-Language Prompt Tuning with Knowledge-guided Context Optimization, CVPR 2023. As
+`trainers/kgcoop.py` of the released code (htyao89/KgCoOp), whose `1 - cos` is half the squared distance of the paper.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,9 @@
 """MaPLe keeps the contract, and computes what the published code does, written out here."""
 
 import open_clip
-import promptkit_maple
 import pytest
 import torch
+from promptkit_zoo import maple
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +16,7 @@ NAMES = ("cat", "yellow school bus", "aeroplane at night")
 
 
 def build(recipe: str, *sets: str) -> Learner:
-    with registered(promptkit_maple, "promptkit-maple"):
+    with registered(maple, "clip-promptkit-zoo"):
         return build_recipe(recipe, NAMES, sets)
 
 
@@ -26,7 +26,7 @@ def batch(seed: int = 0) -> Batch:
 
 
 def test_it_keeps_the_contract() -> None:
-    with registered(promptkit_maple, "promptkit-maple"):
+    with registered(maple, "clip-promptkit-zoo"):
         assert check_recipe("maple") == []
 
 

@@ -1,6 +1,8 @@
 """PLOT: several prompts for a class, matched with the patches of an image by optimal transport.
 
-Chen et al., PLOT: Prompt Learning with Optimal Transport for Vision-Language Models, ICLR 2023.
+Chen et al., PLOT: Prompt Learning with Optimal Transport for Vision-Language Models, ICLR 2023. The
+released code (CHENGY12/PLOT) reads a ResNet's patches and stops Sinkhorn's iterations by their mean change over the batch,
+which makes a prediction depend on the other pictures: here each picture and class gets all of them.
 """
 
 from collections.abc import Callable

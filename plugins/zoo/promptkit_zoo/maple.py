@@ -1,6 +1,8 @@
 """MaPLe: deep prompts in the text tower, and in the image tower what linear maps make of them.
 
-Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023.
+Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023. As `trainers/maple.py` and `clip/model.py` of the released code
+(muzairkhattak/multimodal-prompt-learning): of "a photo of a", the first two words are where the two tokens start, and "of a"
+stays as it is; the maps of all blocks but the first start as copies of one.
 """
 
 from collections.abc import Callable

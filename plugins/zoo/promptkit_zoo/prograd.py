@@ -1,6 +1,7 @@
 """ProGrad: where the gradient of the task goes against that of zero-shot CLIP, what is against it is taken out.
 
-Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023.
+Zhu et al., Prompt-aligned Gradient for Prompt Tuning, ICCV 2023. As `trainers/prograd.py` of the released code
+(BeierZhu/Prompt-align), which projects the gradient for each parameter by itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence

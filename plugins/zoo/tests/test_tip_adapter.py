@@ -1,8 +1,8 @@
 """Tip-Adapter keeps the contract, and its defining term is the paper's."""
 
-import promptkit_tip_adapter
 import pytest
 import torch
+from promptkit_zoo import tip_adapter
 
 from promptkit import ConfigError
 from promptkit.learner import Learner, Recipe
@@ -13,7 +13,7 @@ NAMES = ("cat", "yellow school bus", "aeroplane at night")
 
 
 def build(recipe: str, *sets: str) -> Learner:
-    with registered(promptkit_tip_adapter, "promptkit-tip-adapter"):
+    with registered(tip_adapter, "clip-promptkit-zoo"):
         return build_recipe(recipe, NAMES, sets)
 
 
@@ -23,7 +23,7 @@ def batch(seed: int = 0) -> Batch:
 
 
 def test_it_keeps_the_contract() -> None:
-    with registered(promptkit_tip_adapter, "promptkit-tip-adapter"):
+    with registered(tip_adapter, "clip-promptkit-zoo"):
         assert check_recipe("tip-adapter") == []
 
 
@@ -47,13 +47,13 @@ def test_a_class_with_too_many_images_says_so() -> None:
 
 def test_crops_and_templates_are_those_of_the_published_code() -> None:
     recipes: dict[str, Recipe] = {}
-    promptkit_tip_adapter.register_recipes(recipes.__setitem__)
+    tip_adapter.register_recipes(recipes.__setitem__)
     assert recipes["tip-adapter"].settings["views.min_scale"] == 0.5
     assert build("tip-adapter", "data.dataset=dtd").prompts.templates == ("{} texture.",)
     learner = build("tip-adapter", "data.dataset=imagenet")
     text = learner.encode_text(None)[0, :, 0]
     by_hand = [
-        learner.scene.backbone.encode_captions([t.format(name) for t in promptkit_tip_adapter.IMAGENET_TEMPLATES])
+        learner.scene.backbone.encode_captions([t.format(name) for t in tip_adapter.IMAGENET_TEMPLATES])
         for name in NAMES
     ]
     mean = torch.stack([features.mean(0) / features.mean(0).norm() for features in by_hand])

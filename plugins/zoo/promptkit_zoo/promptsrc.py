@@ -1,6 +1,8 @@
 """PromptSRC: deep prompts in both towers, held to the frozen features, and averaged over training.
 
-Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, ICCV 2023.
+Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, ICCV 2023. As
+`trainers/promptsrc.py` of the released code (muzairkhattak/PromptSRC), which averages the teacher's text features before it
+brings them to unit norm; promptkit's teacher does it before and after, as CLIP itself.
 """
 
 from collections.abc import Callable, Sequence

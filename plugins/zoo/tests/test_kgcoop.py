@@ -1,8 +1,8 @@
 """KgCoOp keeps the contract, and its defining term is the paper's."""
 
-import promptkit_kgcoop
 import pytest
 import torch
+from promptkit_zoo import kgcoop
 
 from promptkit import ConfigError
 from promptkit.learner import Learner
@@ -13,7 +13,7 @@ NAMES = ("cat", "yellow school bus", "aeroplane at night")
 
 
 def build(recipe: str, *sets: str) -> Learner:
-    with registered(promptkit_kgcoop, "promptkit-kgcoop"):
+    with registered(kgcoop, "clip-promptkit-zoo"):
         return build_recipe(recipe, NAMES, sets)
 
 
@@ -23,7 +23,7 @@ def batch(seed: int = 0) -> Batch:
 
 
 def test_it_keeps_the_contract() -> None:
-    with registered(promptkit_kgcoop, "promptkit-kgcoop"):
+    with registered(kgcoop, "clip-promptkit-zoo"):
         assert check_recipe("kgcoop") == []
 
 

@@ -1,0 +1,95 @@
+"""The learners of the zoo through the command line: trained, stopped, resumed, opened again and evaluated."""
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import promptkit as package
+from promptkit import registry
+from promptkit.offered import LEARNERS
+from promptkit.testing import registered
+
+Command = Callable[..., "Finished"]
+
+ZOO = Path(package.__file__).parents[1] / "plugins/zoo"
+MODULES = tomllib.loads((ZOO / "pyproject.toml").read_text())["project"]["entry-points"]["promptkit"]
+
+
+@contextmanager
+def installed_zoo() -> Iterator[None]:
+    """As if its package were installed."""
+    fresh = registry.discover(without="clip-promptkit-zoo")
+    for module in MODULES.values():
+        fresh.load(lambda module=module: import_module(module), "clip-promptkit-zoo", "0")
+    assert not fresh.broken
+    with registry.using(fresh):
+        yield
+
+
+def test_every_module_has_its_entry_point_test_paper_line_and_offer() -> None:
+    readme = (ZOO / "README.md").read_text()
+    assert MODULES.keys() == {recipe for recipe, folder in LEARNERS.items() if folder == "zoo"}
+    assert {f"promptkit_zoo.{path.stem}" for path in (ZOO / "promptkit_zoo").glob("[!_]*.py")} == set(MODULES.values())
+    with installed_zoo():
+        for name, module in MODULES.items():
+            assert (ZOO / "tests" / f"test_{module.rpartition('.')[2]}.py").is_file()
+            assert f"| `{name}` | " in readme
+            recipe = registry.installed().get("recipe", name)
+            assert recipe.paper
+            assert recipe.settings
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_learner_trains_resumes_after_a_stop_and_is_evaluated(
+    name: str, train: Command, promptkit: Command, images: Path, tmp_path: Path
+) -> None:
+    said = {name: [f"it looks like a {name}."] for name in ("circle", "cross", "square", "star")}
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    words = ["--domains", "photo", "--batch-size", 4]
+    words += ["--descriptions", "said.json"] if name == "cupl" else []
+    with registered(import_module(MODULES[name]), "clip-promptkit-zoo"):
+        recipe = registry.installed().get("recipe", name)
+        if recipe.settings.get("train.epochs") == 0:
+            assert (done := train(name, *words, "--epochs", 0, "--out", "run")).status == 0, done.err
+        else:
+            assert (done := train(name, *words, "--out", "whole")).status == 0, done.err
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after_the_first_epoch(patch)
+                assert train(name, *words, "--out", "run").status == 130
+            assert (done := promptkit("train", "--out", "run", "--resume")).status == 0, done.err
+            whole, resumed = (load_file(tmp_path / run / "learner.safetensors") for run in ("whole", "run"))
+            assert all((whole[key] - resumed[key]).abs().max() < 1e-6 for key in whole)
+        done = promptkit("eval", "run", "--data", images, "--workers", 0)
+    assert done.status == 0, done.err
+    assert "cartoon" in done.out
+
+
+def stop_after_the_first_epoch(patch: pytest.MonkeyPatch) -> None:
+    from promptkit.training.validation import Validation
+
+    on_epoch = Validation.on_epoch
+
+    def interrupt(validation: Validation, result: Any) -> None:
+        if result.epoch == 2:
+            raise KeyboardInterrupt
+        on_epoch(validation, result)
+
+    patch.setattr(Validation, "on_epoch", interrupt)
+
+
+def test_tip_adapter_without_training_keeps_its_cache(train: Command) -> None:
+    with registered(import_module("promptkit_zoo.tip_adapter"), "clip-promptkit-zoo"):
+        done = train("tip-adapter", "--domains", "photo", "--epochs", 0, "--out", "run")
+        assert done.status == 0, done.err
+    state = load_file("run/learner.safetensors")
+    assert state["prompts.filled"].sum(1).tolist() == [4.0] * 4
+    full = state["prompts.filled"].bool()
+    assert (state["prompts.keys"][full].norm(dim=-1) - 1).abs().max() < 1e-5
+    assert not state["prompts.keys"][~full].any()
