@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from promptkit.bench.frame import results_frame
-from promptkit.bench.plan import Request, make_plan
-from promptkit.bench.protocols import check_protocol, open_data
+from promptkit.bench.jobs import run_jobs
+from promptkit.bench.order import Order
+from promptkit.bench.plan import Request
 from promptkit.bench.results import read_results
-from promptkit.bench.runner import Failure, Runner
+from promptkit.bench.runner import Failure
 from promptkit.bench.space import needs_optuna
 from promptkit.config import COMPONENT_SLOTS, resolve
 from promptkit.errors import ConfigError, UnknownNameError
@@ -29,7 +30,7 @@ from promptkit.progress import reported
 from promptkit.registry import installed
 from promptkit.runs.checkpoint import Metadata, read_metadata
 from promptkit.runs.records import read_records
-from promptkit.settings import SLOTS, BackboneSettings, DataSettings, EvalSettings, Scalar, flagged, parsed, set_text
+from promptkit.settings import SLOTS, BackboneSettings, EvalSettings, Scalar, flagged, parsed, set_text
 from promptkit.training.run import Run
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def compare(
     shots: Sequence[int] = (16,),
     vary: Mapping[str, Sequence[Scalar]] | None = None,
     out: str | Path = "results",
+    jobs: int | None = None,
     cache: bool = True,
     keep: bool = True,
     console: Console | None = None,
@@ -152,6 +154,7 @@ def compare(
         shots: Training pictures per class and domain; 0 for all.
         vary: Values by setting: all combinations, for every learner that has it.
         out: Folder for runs and results.
+        jobs: Runs side by side, in processes of their own; a script then needs `if __name__ == "__main__":`.
         cache: Keep what frozen image towers see for the next time.
         keep: Keep each picture's answer.
         console: Where progress is shown; standard output by default.
@@ -163,15 +166,14 @@ def compare(
     Raises:
         PromptkitError: Whatever the command would end with, and when a run failed.
     """
-    check_protocol(protocol)
     sets, flags = _settings("bench", settings)
     varied = [f"{key}={','.join(map(str, values))}" for key, values in (vary or {}).items()]
-    registry = installed()
+    registry, shown = installed(), console or Console()
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
-    opened = open_data(protocol, paths, datasets, registry, source, str(flags.get("data.split", DataSettings.split)))
     request = Request(protocol, learners, seeds, shots, source, flags, sets, varied)
-    plan = make_plan(request, opened, registry)
-    outcome = Runner(plan, Path(out), registry, console or Console(), cache=cache, keep=keep).run()
+    order = Order(request, paths, datasets, Path(out), cache=cache, keep=keep)
+    runner = order.runner(order.opened(registry), registry, shown)
+    outcome = run_jobs(order, runner, jobs, shown) if jobs else runner.run()
     if outcome.failures:
         first: Failure = outcome.failures[0]
         raise ConfigError(f"{first.folder} failed: {first.message}", "what is done is kept; the same call tries again")

@@ -19,6 +19,7 @@ On the command line each is one message with its hint on stderr, and exit status
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class PromptkitError(Exception):
@@ -31,6 +32,16 @@ class PromptkitError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process hears of it whole, whatever its class is made from."""
+        return _again, (type(self), self.message, self.hint)
+
+
+def _again(kind: type[PromptkitError], message: str, hint: str) -> PromptkitError:
+    error = kind.__new__(kind, message)
+    error.message, error.hint = message, hint
+    return error
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:

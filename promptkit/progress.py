@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import Progress
@@ -11,8 +12,13 @@ INTERVAL = 60.0
 """Seconds between two lines."""
 
 
+def shows_bars(console: Console) -> bool:
+    """Is it a terminal, or a notebook that has the widgets that bars are drawn with there?"""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 class ProgressLines:
-    """Prints how far some work is, every so often; on a terminal, where a bar shows it, nothing."""
+    """Prints how far some work is, every so often; where a bar shows it, nothing."""
 
     def __init__(
         self, console: Console, what: str, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic
@@ -27,7 +33,7 @@ class ProgressLines:
     def advance(self, units: int) -> None:
         self.done += units
         now = self.clock()
-        if not units or self.console.is_terminal or now - self.said < INTERVAL:
+        if not units or shows_bars(self.console) or now - self.said < INTERVAL:
             return
         self.said = now
         text = f"{self.what}: {self.done / self.total:.0%}"
@@ -41,7 +47,7 @@ class ProgressLines:
 def reported(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Within the block, the function that it gives is told of every bit of work that is done."""
     lines = ProgressLines(console, what, total)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(console=console, transient=True, disable=not shows_bars(console)) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(units: int) -> None:

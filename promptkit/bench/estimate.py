@@ -46,11 +46,12 @@ class Remaining:
 
 
 class Estimate:
-    """Of the runs in the runner's shard that have not failed."""
+    """Of the runs in the runner's shard that have not failed, so many at a time."""
 
-    def __init__(self, runner: Runner, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, runner: Runner, clock: Clock = time.perf_counter, jobs: int = 1) -> None:
         self.runner = runner
         self.clock = clock
+        self.jobs = jobs
         self.paces: dict[Kind, Pace] = {}
         self._data: dict[object, Dataset] = {}
         self._encoded: set[object] = set()
@@ -101,7 +102,12 @@ class Estimate:
                         missing[key, learner] = self._to_encode(target, training, data, pace)
                     encoding[key] = max(encoding[key], missing[key, learner] * pace.encode)
         testing = seconds["testing"] + sum(encoding.values())
-        return Remaining(seconds["training"], testing, tuple(dict.fromkeys(untimed)), tuple(dict.fromkeys(untested)))
+        return Remaining(
+            seconds["training"] / self.jobs,
+            testing / self.jobs,
+            tuple(dict.fromkeys(untimed)),
+            tuple(dict.fromkeys(untested)),
+        )
 
     def images_left(self) -> int:
         """To train on, over all epochs."""

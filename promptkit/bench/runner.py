@@ -4,7 +4,7 @@ import logging
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -139,15 +139,23 @@ class Runner:
             if not there.issuperset((target.data.name, target.classes, domain) for domain in _domains(target))
         ]
 
-    def run(self, on_trained: Callable[[Training, float], None] = lambda training, seconds: None) -> Outcome:
+    def todo(self) -> list[Training]:
+        """What the shard has left to train or to test."""
+        return [training for training in self.trainings if self.state(training) != "done"]
+
+    def run(
+        self,
+        on_trained: Callable[[Training, float], None] = lambda training, seconds: None,
+        only: Collection[Path] | None = None,
+    ) -> Outcome:
         """Train and test all of the shard that is not done; what was trained on one data set is tested together.
 
-        `on_trained` hears of every finished training and the seconds it took. Raises KeyboardInterrupt; what is finished
-        by then is kept, and a run that was stopped goes on the next time. Raises BackboneError when there is something to
-        do and no backbone to do it with.
+        `on_trained` hears of every finished training and the seconds it took; `only` leaves all but some folders out.
+        Raises KeyboardInterrupt; what is finished by then is kept, and a run that was stopped goes on the next time.
+        Raises BackboneError when there is something to do and no backbone to do it with.
         """
         outcome = self.outcome = Outcome()
-        todo = [training for training in self.trainings if self.state(training) != "done"]
+        todo = [training for training in self.todo() if only is None or training.folder in only]
         for training in todo:
             self.backbone(training.config)
         asked = {
@@ -199,6 +207,7 @@ class Runner:
             seconds = time.monotonic() - started
             if at == "new":
                 self.seconds[training] = seconds
+            lock.release()  # who hears of the run looks at its state
             on_trained(training, seconds)
             return True
         except BaseException as error:

@@ -1,14 +1,14 @@
 """`promptkit bench`"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from promptkit.cli import options
 from promptkit.errors import ConfigError
-from promptkit.settings import DataSettings, split_names
+from promptkit.settings import split_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +77,37 @@ def bench(
     shard: Annotated[
         str, typer.Option(help="I/N: every N-th run, from the I-th on, of 0 to N-1; for processes that share --out.")
     ] = "0/1",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Runs side by side, each on a GPU of its own or a share of the cores; 1 by default, and with --on one for "
+            "each run.",
+            min=1,
+            max=1024,
+            show_default=False,
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="slurm|local",
+            help="Hand the runs to Slurm, or to the background of this machine, by submitit; then see promptkit runs.",
+            show_default=False,
+        ),
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Of Slurm.", show_default=False)] = None,
+    time: Annotated[
+        int | None, typer.Option(metavar="MINUTES", help="That a job may take.", min=1, show_default=False)
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="Of each job.", min=0, show_default=False)] = None,
+    parameters: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A .toml file of submitit's parameters, such as mem_gb = 64 or slurm_account = ...",
+            show_default=False,
+        ),
+    ] = None,
     keep: Annotated[
         bool,
         typer.Option("--keep/--no-keep", help="Keep each picture's answer, in records/ of the run's folder."),
@@ -103,11 +134,13 @@ def bench(
     """
     import os
 
+    from promptkit.bench.cluster import check_place, read_parameters, submit
     from promptkit.bench.estimate import Estimate
-    from promptkit.bench.plan import Request, make_plan
-    from promptkit.bench.protocols import check_protocol, open_data
+    from promptkit.bench.jobs import run_jobs
+    from promptkit.bench.order import Order
+    from promptkit.bench.plan import Request
+    from promptkit.bench.protocols import check_protocol
     from promptkit.bench.results import read_results
-    from promptkit.bench.runner import Runner
     from promptkit.bench.variants import split_learners
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
@@ -117,8 +150,13 @@ def bench(
     from promptkit.registry import installed
 
     check_protocol(protocol)
+    if on is not None:
+        check_place(on)
+    for name, value in (("--partition", partition), ("--time", time), ("--gpus", gpus), ("--parameters", parameters)):
+        if value is not None and not on:
+            raise ConfigError(f"{name} is for jobs that are handed over", "such as: --on slurm")
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError("promptkit bench is one process", "start one on each device, each with its own --shard")
+        raise ConfigError("promptkit bench starts its processes itself", "say how many with --jobs")
     sets = list(set_ or ())
     if templates:  # as --set, it goes to the learners that have such a setting
         sets.insert(0, f"prompts.template={options.read_templates(templates)}")
@@ -134,23 +172,32 @@ def bench(
         sets,
         vary or (),
     )
-    policy = str(given.get("data.split", DataSettings.split))
-    opened = open_data(protocol, data or (), split_names(datasets or ""), registry, source or "", policy)
+    order = Order(request, data or (), split_names(datasets or ""), out, _shard(shard), cache, keep)
+    opened = order.opened(registry)
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
-    planned, share = make_plan(request, opened, registry), _shard(shard)
+    runner = order.runner(opened, registry, terminal)
     if not plan:
         check_writable(out, "choose another --out")
-    runner = Runner(planned, out, registry, terminal, share, cache, keep)
-    estimate = Estimate(runner)
+    estimate = Estimate(runner, jobs=jobs or 1)
     _print_plan(terminal, runner, detailed=plan)
     if plan:
         terminal.print(_left(estimate), soft_wrap=True)
         return
+    if on and runner.todo():
+        table = read_parameters(parameters) if parameters else {}
+        typed = {"slurm_partition": partition, "timeout_min": time, "gpus_per_node": gpus}
+        table |= {key: value for key, value in typed.items() if value is not None}
+        _print_submitted(terminal, on, submit(order, runner, on, jobs, table), out)
+        return
     try:
-        estimate.measure()
-        terminal.print(_left(estimate), soft_wrap=True)
-        outcome = runner.run(_reporter(terminal, runner, estimate))
+        if jobs:
+            terminal.print(_left(estimate), soft_wrap=True)
+            outcome = run_jobs(order, runner, jobs, terminal, _reporter(terminal, runner, estimate))
+        else:
+            estimate.measure()
+            terminal.print(_left(estimate), soft_wrap=True)
+            outcome = runner.run(_reporter(terminal, runner, estimate))
     except KeyboardInterrupt as error:
         if explained(error, registry):
             raise
@@ -228,6 +275,25 @@ def _reporter(terminal: "Console", runner: "Runner", estimate: "Estimate") -> "C
         )
 
     return report
+
+
+def _print_submitted(terminal: "Console", on: str, jobs: "Sequence[Any]", out: Path) -> None:
+    """What was handed over, how to look at it and how to stop it."""
+    from promptkit.bench.cluster import LOGS
+
+    if not jobs:
+        terminal.print("nothing to hand over: other processes are busy with what is left", soft_wrap=True)
+        return
+    ids = [str(job.job_id) for job in jobs]
+    if on == "slurm":
+        ids = [ids[0].partition("_")[0]]
+    cancel = "scancel" if on == "slurm" else "kill -INT"
+    terminal.print(
+        f"{_many(len(jobs), 'job')} on {on}; promptkit runs {out} says how far they are, logs are in {out / LOGS}, "
+        f"{cancel} {' '.join(ids)} stops them; the same command goes on, and prints the tables when all is done",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _print_outcome(terminal: "Console", outcome: "Outcome") -> None:

@@ -9,7 +9,7 @@ from rich.table import Column
 from rich.text import Text
 
 from promptkit import distributed
-from promptkit.progress import ProgressLines, format_duration
+from promptkit.progress import ProgressLines, format_duration, shows_bars
 from promptkit.training.callbacks import Callback, EpochResult
 
 
@@ -41,7 +41,7 @@ class TrainingProgress(Callback):
             Terms(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not shows_bars(console),
         )
         self.task = self.bar.add_task("training", total=images * epochs, completed=done, rate="", terms="")
 

@@ -1,0 +1,115 @@
+"""The runs of a bench as jobs of a Slurm cluster, or in the background of this machine, by submitit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from promptkit.bench.jobs import take_share
+from promptkit.bench.order import Order
+from promptkit.bench.runner import Runner
+from promptkit.errors import ConfigError, OutputError, TrainingError, UnknownNameError
+from promptkit.files import toml_of
+from promptkit.registry import installed
+
+LOCAL, SLURM = "local", "slurm"
+WHERE = (LOCAL, SLURM)
+LOGS = ".jobs"
+"""Below the folder of results: what submitit writes, and what the jobs print."""
+MAX_FILE = 2**20
+"""Bytes."""
+NO_END = 365 * 24 * 60
+"""Minutes that a job of this machine has: submitit would end it after two."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some of the runs of a bench, as a job. submitit starts it again where it was preempted or ran out of time."""
+
+    order: Order
+    runs: tuple[Path, ...]
+    place: tuple[int, int] | None = None
+    """Which of several jobs of one machine it is, and of how many; None where a cluster gives each job what is its own."""
+
+    def __call__(self) -> None:
+        """Raises TrainingError when a run fails, once the others are done; the job counts as failed then."""
+        if self.place:
+            take_share(*self.place)
+        registry = installed()
+        outcome = self.order.runner(self.order.opened(registry), registry, Console()).run(only=self.runs)
+        if outcome.failures:
+            raise TrainingError("; ".join(f"{failure.folder}: {failure.message}" for failure in outcome.failures))
+
+    def checkpoint(self) -> Any:
+        """What submitit starts the next time: the same, as the folders say how far the runs are."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def check_place(on: str) -> None:
+    """Raises UnknownNameError for one that there is none of, ConfigError where submitit is not installed."""
+    if on not in WHERE:
+        raise UnknownNameError("place for jobs", on, WHERE)
+    if find_spec("submitit") is None:
+        raise ConfigError(f"--on {on} needs submitit", "pip install submitit")
+
+
+def submit(order: Order, runner: Runner, on: str, jobs: int | None, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    """Hand over what there is to do and nobody is doing.
+
+    Args:
+        order: What `runner` was made from.
+        runner: Says what there is to do.
+        on: "slurm", or "local", for this machine.
+        jobs: Into how many the runs are dealt; None for a job each.
+        parameters: As submitit's AutoExecutor takes them.
+
+    Returns:
+        submitit's jobs, none where there is nothing to hand over. On Slurm they are one array.
+
+    Raises:
+        ConfigError: Without a Slurm, and for parameters that submitit doesn't take.
+        OutputError: Where Slurm doesn't take the jobs.
+    """
+    from submitit import AutoExecutor
+
+    todo = [training for training in runner.todo() if runner.state(training) != "running"]
+    # Learner by learner, so that no job is left with the quick ones.
+    runs = [training.folder for training in sorted(todo, key=lambda training: training.learner.name)]
+    if not runs:
+        return []
+    count = min(jobs or len(runs), len(runs))
+    given = {"name": "promptkit", **parameters}
+    if on == LOCAL:
+        given = {"timeout_min": NO_END, "gpus_per_node": torch.cuda.device_count(), **given}
+    elif not {"timeout_min", "slurm_time"} & given.keys():
+        raise ConfigError("--on slurm: how long may a job take?", "say it with --time MINUTES")
+    try:
+        executor = AutoExecutor(order.out / LOGS, cluster=on)
+        executor.update_parameters(**given)
+    except RuntimeError as error:
+        raise ConfigError(f"--on {on}: {error}", "submit from a machine that has srun and sbatch") from error
+    except (NameError, ValueError, AssertionError) as error:
+        raise ConfigError(f"--on {on}: {error}", "parameters are those of submitit's AutoExecutor") from error
+    shares = [Share(order, tuple(runs[k::count]), (k, count) if on == LOCAL else None) for k in range(count)]
+    try:
+        with executor.batch():
+            return [executor.submit(share) for share in shares]
+    except (RuntimeError, CalledProcessError) as error:
+        raise OutputError(
+            f"--on {on}: the jobs were not taken: {error}", "see its --partition, --time and --gpus"
+        ) from error
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """The parameters of a TOML file. Raises ConfigError for one that can't be read."""
+    try:
+        return toml_of(path, MAX_FILE)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no file of parameters: {error}", 'such as: slurm_partition = "gpu"') from None
