@@ -1,8 +1,9 @@
+import json
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,116 @@ class Environment:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp("environment"))
+
+
+# Imports take seconds, a fork none. Nothing here may start a thread, which a fork would leave behind.
+WARM = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+import albumentations, open_clip, scipy.special, torchmetrics
+import promptkit.bench.runner, promptkit.cli, promptkit.testing, promptkit.training.run
+from promptkit.registry import installed
+installed()
+
+def start(words, log=os.devnull):
+    # A command in a process of its own, whose output goes to a file, or with log=None where ours goes.
+    child = os.fork()
+    if child:
+        return child
+    if log:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(1, 2)
+    sys.argv = ["promptkit", *words]
+    try:
+        promptkit.cli.main()
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+
+def finish(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+for line in sys.stdin:
+    tasks, children = json.loads(line), []
+    for task in tasks:
+        child = os.fork()
+        if not child:
+            break
+        children.append(child)
+    else:
+        statuses = {}
+        while len(statuses) < len(children):
+            child, status = os.wait()
+            statuses[child] = os.waitstatus_to_exitcode(status)
+            if statuses[child]:  # as torchrun does
+                for other in set(children) - set(statuses):
+                    os.kill(other, signal.SIGKILL)
+        print(json.dumps([statuses[child] for child in children]), flush=True)
+        continue
+    signal.alarm(300)
+    os.chdir(task["cwd"])
+    os.environ.clear()
+    os.environ.update(task["variables"])
+    for number, name in enumerate((os.devnull, task["out"], task["err"])):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o666), number)
+    sys.argv = task["words"]
+    if task["code"]:
+        exec(compile(task["code"], "code", "exec"))
+    else:
+        promptkit.cli.main()
+    break
+"""
+
+
+class WarmProcess:
+    """Forks commands, or other code, from a process that has imported all that they need."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WARM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    def __call__(
+        self, *words: object, cwd: Path, code: str = "", each: Sequence[dict[str, str]] = ({},)
+    ) -> list[Finished]:
+        """Side by side, one process for each dict of environment variables.
+
+        Code finds what WARM imports and defines.
+        """
+        tasks = []
+        for variables in each:
+            self.count += 1
+            tasks.append(
+                {
+                    "words": ["promptkit", *map(str, words)],
+                    "cwd": str(cwd),
+                    "code": code,
+                    "variables": {**os.environ, **variables},
+                    "out": str(self.folder / f"{self.count}.out"),
+                    "err": str(self.folder / f"{self.count}.err"),
+                }
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(tasks) + "\n")
+        self.process.stdin.flush()
+        statuses = json.loads(self.process.stdout.readline())
+        return [
+            Finished(status, Path(task["out"]).read_text(), Path(task["err"]).read_text())
+            for status, task in zip(statuses, tasks, strict=True)
+        ]
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
+    process = WarmProcess(tmp_path_factory.mktemp("warm"))
+    yield process
+    process.process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ from promptkit.cli import (
     tune,
 )
 from promptkit.cli.command import Command
-from promptkit.cli.console import RANK, Prose, escape, visible
+from promptkit.cli.console import Prose, escape, rank, visible
 from promptkit.errors import OutputError, PromptkitError
 
 app = typer.Typer(
@@ -113,7 +113,7 @@ def main() -> None:
     """Run a command; whatever goes wrong becomes one message, and a trace only with --debug."""
     debug = "--debug" in sys.argv[1:]
     errors = Prose(stderr=True, soft_wrap=True, highlight=False)
-    _log_to(Prose(stderr=True, soft_wrap=True, highlight=False, quiet=RANK > 0), debug)
+    _log_to(Prose(stderr=True, soft_wrap=True, highlight=False, quiet=rank() > 0), debug)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # which would fail at a name that it can't spell
             stream.reconfigure(errors="backslashreplace")
@@ -178,9 +178,9 @@ def _explained(error: BaseException) -> PromptkitError | None:
 
 def _let_the_first_speak(errors: Console) -> None:
     """A mistake that all processes make ends the first one, and with it the others, before they repeat it."""
-    if RANK:
+    if rank():
         time.sleep(10)
-        errors.print(f"process {RANK}:")
+        errors.print(f"process {rank()}:")
 
 
 def _log_to(console: Console, debug: bool) -> None:

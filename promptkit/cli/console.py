@@ -17,8 +17,11 @@ PIPE_WIDTH = 140
 if os.environ.get("COLUMNS", "").strip("0") == "":
     os.environ.pop("COLUMNS", None)  # rich would print nothing into a width of 0
 
-RANK = int(rank) if (rank := os.environ.get("RANK", "")).isdecimal() and "WORLD_SIZE" in os.environ else 0
-"""Which of several processes this is, as torchrun and accelerate launch say."""
+
+def rank() -> int:
+    """Which of several processes this is, as torchrun and accelerate launch say before any has joined."""
+    said = os.environ.get("RANK", "")
+    return int(said) if said.isdecimal() and "WORLD_SIZE" in os.environ else 0
 
 
 def escape(text: str) -> str:
@@ -41,10 +44,10 @@ class Prose(Console):
 
 def console() -> Console:
     """For results, on stdout."""
-    plain = Prose(highlight=False, quiet=RANK > 0)
+    plain = Prose(highlight=False, quiet=rank() > 0)
     if plain.is_terminal or "COLUMNS" in os.environ:
         return plain
-    return Prose(highlight=False, width=PIPE_WIDTH, quiet=RANK > 0)
+    return Prose(highlight=False, width=PIPE_WIDTH, quiet=rank() > 0)
 
 
 def progress() -> "Progress":

@@ -48,7 +48,7 @@ def evaluate(
 
     from promptkit import distributed
     from promptkit.bench.formats import rich_table
-    from promptkit.cli.console import RANK, console
+    from promptkit.cli.console import console, rank
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.images import warn_unreadable
     from promptkit.evaluation import evaluate as evaluation
@@ -64,7 +64,7 @@ def evaluate(
         raise ConfigError(f"there is no run {', '.join(gone)}", f"did you mean --domains {meant}?")
     opened = open_runs(runs, settings, {key: given[key] for key in given if not key.startswith("eval.")}, set_ or ())
     work = evaluation.work(opened.learners, opened.dataset)
-    with reported(Console(stderr=True, quiet=RANK > 0), "evaluating", work) as advance:
+    with reported(Console(stderr=True, quiet=rank() > 0), "evaluating", work) as advance:
         found = evaluation.evaluate(
             opened.learners,
             opened.dataset,
@@ -79,10 +79,10 @@ def evaluate(
         f"{opened.path}: {settings.split} images of {len(opened.dataset.classnames)} classes", soft_wrap=True
     )
     console().print(rich_table(_table(found, asked)))
-    if keep and not RANK:
+    if keep and not rank():
         for folder in keep_answers(opened, found, settings, set_ or ()):
             console().print(f"kept {folder}", soft_wrap=True, markup=False)
-    if json_ and not RANK:
+    if json_ and not rank():
         _write_json(json_, found, opened.dataset.classnames, asked)
 
 

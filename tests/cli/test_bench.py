@@ -3,10 +3,7 @@
 import csv
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -47,30 +44,9 @@ def written(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-# In one warm process that forks, so that starting Python again costs nothing.
 KILLED = """
-import os, signal, sys, time
+import time
 from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import promptkit.cli, promptkit.bench.runner, open_clip, albumentations, torchmetrics, scipy.special
-from promptkit.registry import installed
-installed()
-
-def start(words, log):
-    child = os.fork()
-    if child:
-        return child
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 1)
-    os.dup2(1, 2)
-    sys.argv = ["promptkit", "bench", *words]
-    try:
-        promptkit.cli.main()
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-
-def finish(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 def finished(out):
     runs = {path.parent for path in out.rglob("learner.safetensors")}
@@ -80,7 +56,7 @@ def finished(out):
 root, *words = sys.argv[1:]
 for protocol in ("base-to-new", "leave-one-domain-out"):
     out = Path(root, protocol)
-    command = [protocol, *words, "--out", str(out)]
+    command = ["bench", protocol, *words, "--out", str(out)]
     child = start(command, f"{root}/{protocol}-killed.txt")
     while True:  # until one run is finished and another is under way
         stopped = {path.parent for path in out.rglob("state.safetensors")}
@@ -94,25 +70,19 @@ for protocol in ("base-to-new", "leave-one-domain-out"):
     for run, when in before.items():
         assert (run / "learner.safetensors").stat().st_mtime_ns == when, run
     print(protocol, "finished before:", *(run.relative_to(out) for run in before))
-whole = [protocol, *words, "--out", f"{root}/whole"]
+whole = ["bench", protocol, *words, "--out", f"{root}/whole"]
 assert finish(start(whole, f"{root}/whole.txt")) == 0
 """
 
 
-def test_a_killed_bench_finishes_without_repeating_a_run(images: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", KILLED, tmp_path, "--data", images, *TINY, "--learners", "coop,gopro"),
-            *("--seeds", "1,2", "--shots", "2", "--epochs", "4", "--set", "train.save_minutes=0"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=170,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_killed_bench_finishes_without_repeating_a_run(
+    warm: Callable[..., "list[Finished]"], images: Path, tmp_path: Path
+) -> None:
+    words = (tmp_path, "--data", images, *TINY, "--learners", "coop,gopro", "--seeds", "1,2", "--shots", "2")
+    (done,) = warm(*words, "--epochs", "4", "--set", "train.save_minutes=0", cwd=tmp_path, code=KILLED)
+    assert done.status == 0, done.out + done.err
     for protocol, runs, tests in (("base-to-new", 4, 8), ("leave-one-domain-out", 8, 8)):
-        (line,) = (line for line in done.stdout.splitlines() if line.startswith(protocol))
+        (line,) = (line for line in done.out.splitlines() if line.startswith(protocol))
         before = line.partition(": ")[2].split()
         again = (tmp_path / f"{protocol}-again.txt").read_text()
         trained = [line.split()[1] for line in again.splitlines() if line.startswith("trained ")]

@@ -1,12 +1,8 @@
 """Files that are damaged in every way, a process with little memory and time to read them in, and one that forks runs."""
 
 import json
-import os
 import random
 import struct
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,9 +91,11 @@ def spoiled_tensors(path: Path) -> Cases:
 
 
 LIMITED = """
-import json, resource, sys
+import json, resource, sys, warnings
 from pathlib import Path
 from promptkit.errors import PromptkitError
+
+warnings.simplefilter("ignore")
 
 {attempt}
 
@@ -124,7 +122,7 @@ print(json.dumps({{"cases": len(cases), "wrong": wrong}}))
 
 
 @pytest.fixture
-def each_is_an_error(tmp_path: Path) -> Callable[[str, Path, Cases], int]:
+def each_is_an_error(warm: Callable[..., "list[Finished]"], tmp_path: Path) -> Callable[[str, Path, Cases], int]:
     """Runs `def attempt(path)` on a good file, then on each damaged one, with 512 MB and 30 s; returns how many."""
 
     def run(attempt: str, good: Path, cases: Cases) -> int:
@@ -134,12 +132,9 @@ def each_is_an_error(tmp_path: Path) -> Callable[[str, Path, Cases], int]:
             name = f"{number:03}"
             (tmp_path / "cases" / name).write_bytes(content)
             names[name] = what
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", LIMITED.format(attempt=attempt), good, tmp_path / "cases"],
-            capture_output=True, text=True, timeout=300, cwd=tmp_path,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        found = json.loads(done.stdout.splitlines()[-1])
+        (done,) = warm(good, tmp_path / "cases", cwd=tmp_path, code=LIMITED.format(attempt=attempt))
+        assert done.status == 0, done.err[-2000:]
+        found = json.loads(done.out.splitlines()[-1])
         assert found["cases"] == len(names)
         assert not found["wrong"], "\n".join(f"{names[line[:3]]}: {line}" for line in found["wrong"])
         return len(names)
@@ -170,46 +165,3 @@ def stopped(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert train("coop", "--out", "run", "--set", "train.optimizer=adamw").status == 130
     assert (tmp_path / "run/state.safetensors").exists()
     return tmp_path / "run"
-
-
-# Forks a warm process for every training, so that twenty of them take seconds. No thread has started before a fork.
-DRIVER = """
-import contextlib, os, random, signal, sys, time
-import torch
-torch.set_num_threads(1)
-import promptkit.cli, promptkit.training.run, promptkit.testing, open_clip, albumentations
-from promptkit.registry import installed
-installed()
-
-def start(words, quiet=True):
-    child = os.fork()
-    if child:
-        return child
-    if quiet:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-    sys.argv = ["promptkit", *words]
-    try:
-        promptkit.cli.main()
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-
-def finish(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-"""
-
-
-@pytest.fixture
-def drive() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs code after DRIVER."""
-
-    def run(code: str, *words: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", DRIVER + textwrap.dedent(code), *map(str, words)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
-
-    return run

@@ -22,7 +22,7 @@ from promptkit.runs.folder import RunFolder
 from promptkit.runs.lock import LOCK, is_locked
 
 Command = Callable[..., "Finished"]
-Drive = Callable[..., subprocess.CompletedProcess[str]]
+Warm = Callable[..., "list[Finished]"]
 
 
 def is_whole(run: Path) -> bool:
@@ -36,41 +36,46 @@ def assert_equal(one: Path, other: Path) -> None:
         assert torch.equal(tensor, learned[name]), name
 
 
-def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(drive: Drive, images: Path, tmp_path: Path) -> None:
+LIMITS = """
+import resource
+out, *words = sys.argv[1:]
+found = []
+small, large = [(400, 0, 3), (2500, 0, 3), (2500, 0, 1), (9000, 0, 1)], [(10**6, 1, 3)]
+for limit, cache, epochs in [(0, 1, 3), (3000, 1, 3), *small, (20000, 0, 3), *large]:
+    name = f"{limit}-{cache}-{epochs}"
+    os.environ["PROMPTKIT_CACHE"] = f"{out}/cache{name}"
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(write, 2)
+        os.dup2(write, 1)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # the old ones take what is there for a file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        sys.argv = ["promptkit", *words, "--cached-views", str(cache), "--epochs", str(epochs)]
+        sys.argv += ["--out", f"{out}/run{name}"]
+        try:
+            promptkit.cli.main()
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
+    os.close(write)
+    with os.fdopen(read) as said:
+        found.append((name, said.read(), finish(child)))
+print(json.dumps(found))
+"""
+
+
+def test_a_limit_on_files_stops_every_kind_of_file_with_one_message(warm: Warm, images: Path, tmp_path: Path) -> None:
     """The system's limit on a file's size, at sizes between which run file, cache, log, state and learner lie."""
-    done = drive(
-        """
-        import json, resource
-        out, *words = sys.argv[1:]
-        found = []
-        small, large = [(400, 0, 3), (2500, 0, 3), (2500, 0, 1), (9000, 0, 1)], [(10**6, 1, 3)]
-        for limit, cache, epochs in [(0, 1, 3), (3000, 1, 3), *small, (20000, 0, 3), *large]:
-            name = f"{limit}-{cache}-{epochs}"
-            os.environ["PROMPTKIT_CACHE"] = f"{out}/cache{name}"
-            read, write = os.pipe()
-            child = os.fork()
-            if not child:
-                os.dup2(write, 2)
-                os.dup2(write, 1)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-                sys.argv = ["promptkit", *words, "--cached-views", str(cache), "--epochs", str(epochs)]
-                sys.argv += ["--out", f"{out}/run{name}"]
-                try:
-                    promptkit.cli.main()
-                except SystemExit as end:
-                    os._exit(int(end.code or 0))
-            os.close(write)
-            with os.fdopen(read) as said:
-                found.append((name, said.read(), finish(child)))
-        print(json.dumps(found))
-        """,
+    (done,) = warm(
         tmp_path,
         *("train", "gopro", "--data", images, "--backbone", "tiny", "--weights", "none", "--workers", "0"),
         *("--shots", "4", "--domains", "photo", "--set", "train.optimizer=adamw"),
+        cwd=tmp_path,
+        code=LIMITS,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     named = set()
-    for name, said, status in json.loads(done.stdout.splitlines()[-1]):
+    for name, said, status in json.loads(done.out.splitlines()[-1]):
         assert "Traceback" not in said, said
         errors = [line for line in said.splitlines() if line.startswith("error:")]
         assert (status, len(errors)) in ((0, 0), (2, 1)), (name, status, said)
