@@ -55,6 +55,8 @@ PUBLIC_MODULES = (
     "promptkit",
     "promptkit.api",
     "promptkit.backbones.base",
+    "promptkit.backbones.openclip",
+    "promptkit.backbones.prompt_tokenizer",
     "promptkit.components",
     "promptkit.data.catalog",
     "promptkit.data.layouts",

@@ -45,10 +45,7 @@ def load_model(name: str, weights: str) -> tuple[nn.Module, Tokenizer, str, dict
         source = _parse(name)
         config = _config(source)
         if encoder := config["text_cfg"].get("hf_model_name"):
-            raise BackboneError(
-                f"the text tower of {name!r} is a Hugging Face encoder, {encoder}; prompts can't be spliced into it",
-                "choose a model with open_clip's own text transformer, such as ViT-B-16",
-            )
+            _check_encoder(source, encoder)
         arguments = _weights(source, weights)
         tokenizer = _tokenizer(source, config["text_cfg"])
         model = _create(source, weights, arguments)
@@ -173,12 +170,26 @@ def _tokenizer(source: Source, text: Mapping[str, Any]) -> Tokenizer:
             tokenizer: Tokenizer = open_clip.get_tokenizer(source.name)
             return tokenizer
     except ImportError as error:
-        package = error.name or "transformers"
-        raise BackboneError(
-            f"the tokenizer of {source.name} needs {package}, which is not installed", f"pip install {package}"
-        ) from None
+        raise _lacking("tokenizer", source, error.name or "transformers") from None
     except Exception as error:  # transformers has many
         raise _not_here(f"the tokenizer of {source.name}", "its Hugging Face repository", error) from None
+
+
+def _check_encoder(source: Source, encoder: str) -> None:
+    """Raises BackboneError where Hugging Face's text tower can't be built: without transformers, or its configuration."""
+    if open_clip.hf_model.transformers is None:
+        raise _lacking("text tower", source, "transformers")
+    try:
+        with _hub(needed=not Path(encoder).is_dir()):
+            open_clip.hf_model.AutoConfig.from_pretrained(encoder)
+    except Exception as error:  # transformers has many
+        raise _not_here(f"the text tower of {source.name}", f"{hub.ENDPOINT}/{encoder}", error) from None
+
+
+def _lacking(what: str, source: Source, package: str) -> BackboneError:
+    return BackboneError(
+        f"the {what} of {source.name} needs {package}, which is not installed", f"pip install {package}"
+    )
 
 
 def _create(source: Source, weights: str, arguments: dict[str, Any]) -> nn.Module:
@@ -188,7 +199,8 @@ def _create(source: Source, weights: str, arguments: dict[str, Any]) -> nn.Modul
         with torch.random.fork_rng(devices=[]), _hub(needed=fetched):
             torch.default_generator.manual_seed(0)
             if "state" not in arguments:
-                model: nn.Module = open_clip.create_model(source.name, **arguments)
+                # A text tower from Hugging Face has its own weights fetched where there are none of the whole.
+                model: nn.Module = open_clip.create_model(source.name, pretrained_text=False, **arguments)
                 return model
             model = open_clip.create_model(source.name, force_quick_gelu=arguments["force_quick_gelu"])
             model.load_state_dict(arguments["state"])

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.hf_model import HFTextEncoder
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
 from promptkit.backbones.cpu_images import BLOCK_BYTES, encode_in_chunks, keep_freed_memory, largest_output
+from promptkit.backbones.hf_text import HFPromptEncoder, HFTextTower
 from promptkit.backbones.image_tower import ImageTower
 from promptkit.backbones.loading import load_model
 from promptkit.backbones.prompt_encoder import PromptEncoder
@@ -34,37 +36,59 @@ def load_openclip(name: str, weights: str) -> "OpenClipBackbone":
     ignore it, except that "none" allows a local-dir without a weights file. `Backbone.weights` says what was loaded:
     "own weights" where a schema brought them.
 
-    Raises UnknownNameError for an architecture or tag that open_clip doesn't know, BackboneError for weights or a
-    tokenizer that can't be had, and for a text tower that prompts can't be spliced into.
+    Args:
+        name: Of the architecture, or the place of a model.
+        weights: To fill it with.
+
+    Raises:
+        UnknownNameError: For an architecture or tag that open_clip doesn't know.
+        BackboneError: For weights or a tokenizer that can't be had, and a text tower that prompts can't be spliced into.
     """
     model, tokenizer, loaded, config = load_model(name, weights)
     return OpenClipBackbone(model, tokenizer, name, loaded, config)
 
 
 class OpenClipBackbone(Backbone):
-    """Any open_clip model with open_clip's own text transformer: CLIP, CustomTextCLIP or CoCa.
+    """Any model of open_clip: CLIP, CustomTextCLIP or CoCa, with open_clip's text transformer or one of Hugging Face.
 
-    Raises BackboneError for another text encoder.
+    A backbone's author makes one of a model of his own, too: whatever open_clip's classes are built of.
     """
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, name: str, weights: str, config: Mapping[str, Any] = NO_CONFIG
     ) -> None:
-        """`config` is what open_clip makes such a model of: the `model_cfg` of an `open_clip_config.json`."""
+        """Freeze the model.
+
+        Args:
+            model: With a `preprocess_cfg` (`open_clip.model.set_model_preprocess_cfg`), which says how pictures come in.
+            tokenizer: `tokenizer(texts, context_length=...)` gives ids (texts context_length), as open_clip's do.
+            name: What `--backbone` calls it.
+            weights: What they are called; "none" for random ones.
+            config: What open_clip makes such a model of, the `model_cfg` of an `open_clip_config.json`; an export needs it.
+
+        Raises:
+            BackboneError: For a text encoder that takes no embeddings, or is not pooled.
+        """
         super().__init__()
         self.model: Any = model.requires_grad_(False)
         self.eval()
         self.name = name
         self.weights = weights
         self.config = config
-        self.text_tower = TextTower(model)
+        self.text_tower: TextTower | HFTextTower
+        self.encoder: PromptEncoder | HFPromptEncoder
+        if isinstance(getattr(model, "text", None), HFTextEncoder):
+            self.text_tower = HFTextTower(model.text, config.get("text_cfg", {}).get("context_length"))
+            self.encoder = HFPromptEncoder(self.text_tower)
+        else:
+            self.text_tower = TextTower(model)
+            self.encoder = PromptEncoder(self.text_tower)
         self.image_tower = ImageTower(model.visual)
-        self.encoder = PromptEncoder(self.text_tower)
         self._largest: int | None = None
         self.image = _image_spec(model)
-        self.context_length = int(self.text_tower.source.context_length)
+        self.context_length = self.text_tower.context_length
         self.text_width = self.text_tower.width
-        self.text_depth = len(self.text_tower.blocks)
+        self.text_depth = self.text_tower.depth
         self.joint_width = self.text_tower.joint_width
         self.intermediate_widths = self.image_tower.widths
         self.intermediate_names = self.image_tower.names
@@ -87,7 +111,7 @@ class OpenClipBackbone(Backbone):
         """
         heads = [module.num_heads for module in self.model.modules() if hasattr(module, "num_heads")]
         quick_gelu = any(isinstance(module, QuickGELU) for module in self.model.modules())
-        digest = hashlib.sha256(repr((heads, quick_gelu, self.text_tower.pool_type, self.image)).encode())
+        digest = hashlib.sha256(repr((heads, quick_gelu, *self.text_tower.traits, self.image)).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(repr((name, tuple(tensor.shape), tensor.dtype)).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -153,7 +177,7 @@ class OpenClipBackbone(Backbone):
     @torch.no_grad()
     def nearest_words(self, vectors: Float[Tensor, "M W"], most: int) -> list[list[tuple[str, float]]]:
         """For each vector, the tokens whose embeddings are nearest, with their Euclidean distances, the nearest first."""
-        table: Tensor = self.text_tower.source.token_embedding.weight
+        table = self.text_tower.words
         distances, tokens = torch.cdist(vectors.to(table), table).topk(most, largest=False)
         return [
             [(self.prompt_tokenizer.word(token), distance) for token, distance in zip(*row, strict=True)]

@@ -26,6 +26,12 @@ class PromptTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, context_length: int) -> None:
+        """Ask the tokenizer.
+
+        Args:
+            tokenizer: `tokenizer(texts, context_length=...)` gives ids (texts context_length), as open_clip's do.
+            context_length: L, the positions of the text tower.
+        """
         self.tokenizer = tokenizer
         self.context_length = context_length
         wide = tokenizer(["dog", "plane"], context_length=WIDE)[0].tolist()
@@ -38,7 +44,14 @@ class PromptTokenizer:
         self.end = _common(one[::-1], other[::-1])[::-1]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, of any length, without padding, start and end."""
+        """The ids of each text, of any length, without padding, start and end.
+
+        Args:
+            texts: Any.
+
+        Returns:
+            A list for each text.
+        """
         bodies = []
         for row in self.tokenizer(list(texts), context_length=WIDE).tolist():
             stop = WIDE - len(self.tail)
@@ -48,7 +61,14 @@ class PromptTokenizer:
         return bodies
 
     def word(self, token: int) -> str:
-        """What a token stands for, often a piece of a word; control characters are spelt out."""
+        """What a token stands for, often a piece of a word; control characters are spelt out.
+
+        Args:
+            token: Its id.
+
+        Returns:
+            Its text, without spaces around it.
+        """
         tokenizer: Any = self.tokenizer  # open_clip's own, or one that holds Hugging Face's
         decode = tokenizer.decode if hasattr(tokenizer, "decode") else tokenizer.tokenizer.decode
         return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in str(decode([token])).strip())
@@ -57,7 +77,17 @@ class PromptTokenizer:
         """ "<n_ctx places> words name." with the name at the end, in the middle or at the front, as in CoOp's
         `PromptLearner` (`trainers/coop.py`), whose class tokens are as many as the name has without its full stop.
 
-        Raises BackboneError when one doesn't fit.
+        Args:
+            names: Of C classes.
+            n_ctx: M, the number of open places.
+            position: Of the name among them.
+            words: In front of each name.
+
+        Returns:
+            Ids (C L), and where the open places are (C M).
+
+        Raises:
+            BackboneError: Naming the class, when one doesn't fit.
         """
         rows, context_positions = [], []
         phrases = [f"{words} {name}" if words else name for name in names]
@@ -82,7 +112,17 @@ class PromptTokenizer:
         )
 
     def captions(self, texts: Sequence[str]) -> ClassTokens:
-        """Plain texts without open places. Raises BackboneError when one doesn't fit."""
+        """Plain texts without open places.
+
+        Args:
+            texts: N of them.
+
+        Returns:
+            Ids (N L).
+
+        Raises:
+            BackboneError: When one doesn't fit.
+        """
         for text, body in zip(texts, self.encode(texts), strict=True):
             length = len(self.start) + len(body) + max(len(self.end), 1) + len(self.tail)
             if length > self.context_length:

@@ -47,6 +47,25 @@ class TextTower:
         return self.source.transformer.resblocks
 
     @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def context_length(self) -> int:
+        return int(self.source.context_length)
+
+    @property
+    def traits(self) -> tuple[object, ...]:
+        """What decides its features beside weights, heads and activation."""
+        return (self.pool_type,)
+
+    @property
+    def words(self) -> Float[Tensor, "V W"]:
+        """The embedding of every token."""
+        table: Tensor = self.source.token_embedding.weight
+        return table
+
+    @property
     def width(self) -> int:
         return int(self.source.positional_embedding.shape[1])
 

@@ -267,11 +267,17 @@ def test_folders_that_are_none(tmp_path: Path, folder: Folder) -> None:
     assert "unexpected keyword argument 'wdith'" in error_of(name, "none").message
 
 
-def test_a_hugging_face_text_encoder_is_refused_before_anything_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hugging_face_text_encoder_that_is_not_here_is_named_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("built"))
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda *_, **__: pytest.fail("tokenizer"))
     error = error_of("roberta-ViT-B-32", "laion2b_s12b_b32k")
-    assert "'roberta-ViT-B-32' is a Hugging Face encoder, roberta-base" in error.message
+    if open_clip.hf_model.transformers is None:
+        assert error.message == "the text tower of roberta-ViT-B-32 needs transformers, which is not installed"
+    else:
+        assert error.message.startswith("the text tower of roberta-ViT-B-32: not on this machine, and ")
+        assert "/roberta-base elsewhere" in error.hint
 
 
 def test_a_tokenizer_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
