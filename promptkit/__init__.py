@@ -60,6 +60,7 @@ PUBLIC_MODULES = (
     "promptkit.components",
     "promptkit.data.catalog",
     "promptkit.data.layouts",
+    "promptkit.data.selection",
     "promptkit.distributed",
     "promptkit.errors",
     "promptkit.hooks",

@@ -107,6 +107,11 @@ class DataSettings:
     unlabelled: Annotated[
         str, "folder or manifest of pictures without labels, for losses that look at them", Flag(TRAIN)
     ] = ""
+    unlabelled_domains: Annotated[
+        str,
+        "domains of the data, comma-separated, whose training pictures such losses see without their labels",
+        Flag(TRAIN),
+    ] = ""
     shots: Annotated[int, "training pictures per class (and domain); 0: all", Ge(0), Flag(TRAIN)] = 0
     limit: Annotated[
         int, "pictures to train on, and to validate with, at most: for a quick try; 0: all", Ge(0), Flag(TRAIN)

@@ -40,7 +40,7 @@ def _compared(frame: pandas.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
         yield column.removeprefix("packages."), column, []
     yield "weights", "fingerprint", ["backbone", "weights"]
     # What a run was trained on depends on what it is tested on in one protocol alone.
-    left_out = ["domain"] if frame["protocol"].iloc[0] == "leave-one-domain-out" else []
+    left_out = ["domain"] if frame["protocol"].iloc[0] in ("leave-one-domain-out", "domain-adaptation") else []
     trained = ["source"] if frame["source"].iloc[0] else ["dataset", "title", "split"]
     yield "training pictures", "trained_on", [*trained, *left_out, "shots", "seed"]
     yield "test pictures", "tested_on", ["dataset", "title", "split", "domain", "classes"]

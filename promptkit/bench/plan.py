@@ -18,6 +18,7 @@ INSTEAD = {
     "data.path": "say where the data is with --data",
     "data.dataset": "name data sets with --datasets",
     "data.domains": "name the domains to train on with --source",
+    "data.unlabelled_domains": "domain-adaptation chooses them",
     "data.classes": "the protocol chooses the classes",
     "data.shots": "give --shots, which takes several",
     "data.split": "give --split",
@@ -108,6 +109,8 @@ def _trainings(
     shared: dict[object, Dataset] = {}
     for learner, sets in given.items():
         flags = dict(request.flags)
+        if part.unlabelled and _looks_at_unlabelled(learner, sets, registry):
+            flags["data.unlabelled_domains"] = ",".join(part.unlabelled)
         if registry.get("recipe", learner.recipe).settings.get("train.epochs") == 0:
             flags.pop("train.epochs", None)  # it has nothing to train, however long the others do
 
@@ -140,6 +143,13 @@ def _trainings(
             shared[config.data],
             tuple((target, settings(target.data)) for target in part.targets),
         )
+
+
+def _looks_at_unlabelled(learner: Variant, sets: Sequence[str], registry: Registry) -> bool:
+    """Others train on the sources alone."""
+    loss = resolve(registry, learner.recipe, None, sets).components["loss"].name
+    asks: bool = registry.component("loss", loss).unlabelled
+    return asks
 
 
 def images(target: Target, config: RunConfig) -> Dataset:

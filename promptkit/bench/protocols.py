@@ -7,6 +7,8 @@
 | cross-dataset | one data set, ImageNet | it, and ten others | Zhou et al., CVPR 2022 |
 | domain-generalization | one data set, ImageNet | it, and four variants of it | Zhou et al., IJCV 2022 |
 | leave-one-domain-out | all domains but one | that one | Gulrajani and Lopez-Paz, ICLR 2021 (DomainBed) |
+| domain-adaptation | all domains but one, or those of the source, and the training pictures of that one without labels | \
+its test pictures | Ge et al., TNNLS 2023 (DAPL) |
 
 Test images are those of the data set's split. Where promptkit draws it, a domain that was left out is tested whole: none
 of its images was trained on.
@@ -76,6 +78,8 @@ class Part:
     domains: tuple[str, ...] = ()
     classes: str = "all"
     name: str = ""
+    unlabelled: tuple[str, ...] = ()
+    """Domains whose training pictures are seen without labels, by losses that look at such."""
 
 
 def base_to_new(datasets: Sequence[BenchData], source: str) -> Iterator[Part]:
@@ -104,6 +108,20 @@ def leave_one_domain_out(datasets: Sequence[BenchData], source: str) -> Iterator
             yield Part(data, (Target(data, (domain,), left_out=True),), others, name=domain)
 
 
+def domain_adaptation(datasets: Sequence[BenchData], source: str) -> Iterator[Part]:
+    for data in datasets:
+        domains, labelled = data.dataset.domains, domains_of(data, source)
+        targets = [domain for domain in domains if domain not in labelled]
+        if len(domains) < 2 or not targets:
+            raise DataError(
+                f"{data.path} has no domain to adapt to beside {', '.join(labelled or domains) or 'one without a name'}",
+                "a folder with domains is domain/class/picture; --source names those with labels",
+            )
+        for target in targets:
+            others = labelled or tuple(domain for domain in domains if domain != target)
+            yield Part(data, (Target(data, (target,)),), others, name=target, unlabelled=(target,))
+
+
 def transfer(datasets: Sequence[BenchData], source: str) -> Iterator[Part]:
     """`source` is the data set to train on; what was opened begins with it."""
     first, *_ = datasets
@@ -115,6 +133,7 @@ PROTOCOLS: dict[str, Callable[[Sequence[BenchData], str], Iterator[Part]]] = {
     "cross-dataset": transfer,
     "domain-generalization": transfer,
     "leave-one-domain-out": leave_one_domain_out,
+    "domain-adaptation": domain_adaptation,
     "few-shot": few_shot,
 }
 TRANSFERS = {"cross-dataset": OTHERS, "domain-generalization": VARIANTS}

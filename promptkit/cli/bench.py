@@ -23,7 +23,7 @@ def bench(
     protocol: Annotated[
         str,
         typer.Argument(
-            help="base-to-new, cross-dataset, domain-generalization, leave-one-domain-out or few-shot.",
+            help="base-to-new, few-shot, cross-dataset, domain-generalization, leave-one-domain-out or domain-adaptation.",
             show_default=False,
         ),
     ],

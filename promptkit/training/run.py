@@ -18,7 +18,7 @@ from promptkit.config import RunConfig
 from promptkit.data.layouts import Dataset
 from promptkit.data.loading import Batches, trained_on, worker_death_explained
 from promptkit.data.selection import open_dataset, select_training, subset
-from promptkit.data.unlabelled import read_unlabelled
+from promptkit.data.unlabelled import read_unlabelled, unlabelled_part
 from promptkit.errors import ConfigError, PluginError
 from promptkit.registry import Registry, installed
 from promptkit.runs import state
@@ -51,10 +51,15 @@ def training_data(settings: DataSettings, seed: int, registry: Registry) -> Data
     """
     if not settings.path:
         raise ConfigError("there is no data to train on", "say where it is with --data PATH")
-    named = registry.dataset(settings.dataset) if settings.dataset else None
-    read = open_dataset(Path(settings.path), named, split_names(settings.domains), settings.split)
+    read = whole_data(settings, registry, split_names(settings.domains))
     log.info("%s: %s", settings.path, read.layout)
     return select_training(read, settings, seed)
+
+
+def whole_data(settings: DataSettings, registry: Registry, domains: Sequence[str] = ()) -> Dataset:
+    """The data set of a run before anything is selected from it but domains. Raises DataError and UnknownNameError."""
+    named = registry.dataset(settings.dataset) if settings.dataset else None
+    return open_dataset(Path(settings.path), named, domains, settings.split)
 
 
 class Run:
@@ -103,18 +108,26 @@ class Run:
         self.views = build_views(config, registry, backbone)
 
     def _unlabelled(self) -> Dataset | None:
-        """What --unlabelled names. Raises ConfigError where the loss asks for it and it is not given, or the other way."""
-        path, name = self.config.data.unlabelled, self.config.components["loss"].name
-        asked = self.registry.component("loss", name).unlabelled
-        if asked and not path:
+        """The pictures without labels. Raises ConfigError where a loss asks for them and gets none, or the other way."""
+        data, name = self.config.data, self.config.components["loss"].name
+        named = {"--unlabelled": data.unlabelled, "--unlabelled-domains": data.unlabelled_domains}
+        given = [f"{flag} {value}" for flag, value in named.items() if value]
+        if not self.registry.component("loss", name).unlabelled:
+            if given:
+                raise ConfigError(f"{given[0]}: loss {name!r} looks at no pictures without labels", "leave it out")
+            return None
+        if not given:
             raise ConfigError(
-                f"loss {name!r} looks at pictures without labels too", "say where they are with --unlabelled PATH"
+                f"loss {name!r} looks at pictures without labels too",
+                "say where they are with --unlabelled PATH, or which domains they are with --unlabelled-domains NAMES",
             )
-        if path and not asked:
-            raise ConfigError(f"--unlabelled {path}: loss {name!r} looks at no pictures without labels", "leave it out")
-        if path and self.config.train.cached_views:
-            raise ConfigError("--unlabelled and --cached-views can't be combined", "leave one of the two out")
-        return read_unlabelled(Path(path)) if path else None
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} can't be combined", "leave one of the two out")
+        if self.config.train.cached_views:
+            raise ConfigError(f"{given[0]} and --cached-views can't be combined", "leave one of the two out")
+        if data.unlabelled:
+            return read_unlabelled(Path(data.unlabelled))
+        return unlabelled_part(whole_data(data, self.registry), data)
 
     @property
     def backbone(self) -> Backbone:

@@ -13,8 +13,14 @@ from torch.nn import functional as F
 
 from promptkit import PluginError, hookimpl
 from promptkit.backbones.tiny import tiny_backbone
+from promptkit.bench.plan import Request, make_plan
+from promptkit.bench.plan import images as pictures_of
+from promptkit.bench.protocols import open_data
+from promptkit.bench.results import read_results
 from promptkit.components import Loss
+from promptkit.data.unlabelled import unlabelled_part
 from promptkit.learner import Learner
+from promptkit.registry import installed
 from promptkit.tensors import Outputs
 from promptkit.testing import check_loss, registered
 
@@ -171,6 +177,44 @@ def test_a_run_on_another_backbone_teaches_and_is_not_needed_to_predict(
         done = train("coop", *taught, "--set", "learner=follower", "--epochs", 1, "--out", "follows")
         assert done.status == 0, done.err
         assert "agree" in done.out
+
+
+def test_a_bench_adapts_to_a_domain_whose_test_pictures_no_training_has_seen(promptkit: Command, images: Path) -> None:
+    words = ("--learners", "coop,adapts=coop[loss=unsure]", "--seeds", "1", "--shots", "2", "--epochs", "3")
+    tiny = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--batch-size", "8")
+    SEEN.clear()
+    with registered(Plugin()):
+        done = promptkit("bench", "domain-adaptation", "--data", images, *words, *tiny)
+        assert done.status == 0, done.err
+        data = open_data("domain-adaptation", [images], [], installed())
+        one_target = promptkit(
+            "bench", "domain-adaptation", "--data", images, *words, *tiny, "--source", "photo", "--plan"
+        )
+        request = Request("domain-adaptation", ["coop", "adapts=coop[loss=unsure]"], shots=[2], seeds=[1])
+        plan = make_plan(request, data, installed())
+        wrong = promptkit("bench", "domain-adaptation", "--data", images, *words, *tiny, "--source", "photo,cartoon")
+        assert "has no domain to adapt to beside cartoon, photo" in wrong.err
+    assert "2 runs" in one_target.out, "to the domains that are no source"
+    assert {(one.learner, one.domain) for one in read_results([Path("results")])} == {
+        (learner, domain) for learner in ("adapts", "coop") for domain in ("cartoon", "photo")
+    }
+    for training in plan.trainings:
+        ((target, config),) = training.targets
+        (domain,) = target.domains
+        tested = {item.path for item in pictures_of(target, config).items}
+        adapts = training.learner.name == "adapts"
+        assert config.data.unlabelled_domains == (domain if adapts else "")
+        seen = {item.path for item in training.dataset.items if item.split == "train"}
+        assert {path.parts[-3] for path in tested} == {domain}
+        assert domain not in {path.parts[-3] for path in seen}
+        if adapts:
+            without = unlabelled_part(data[0].dataset, config.data)
+            assert {item.label for item in without.items} == {-1}
+            assert {item.path.parts[-3] for item in without.items} == {domain}
+            assert len(without.items) == 16, "all that train, whatever the shots"
+            seen |= {item.path for item in without.items}
+        assert not seen & tested
+    assert {place for batch in SEEN for place in batch} <= set(range(16))
 
 
 def test_pictures_without_labels_come_with_each_batch_and_survive_a_stop(
