@@ -45,6 +45,7 @@ class RunPart:
     """Setting, what the recipe says, what the run has."""
     words: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     maps: Sequence[str] = ()
+    mapped_by: str = ""
     views: Sequence[tuple[str, dict[str, str]]] = ()
 
 
@@ -61,11 +62,11 @@ def gather(runs: dict[str, Path], several: Sequence[Answers], flags: dict[str, S
         if config.backbone not in backbones:
             backbones[config.backbone] = load_backbone(config.backbone, registry).to(pick_device(device))
         learner = restore(folder, config, backbones[config.backbone])
-        maps: list[str] = []
+        maps, mapped_by = list[str](), ""
         views: list[tuple[str, dict[str, str]]] = []
         if answers := by_run.get(name):
             learner.set_classes(answers.about.classnames)
-            maps = _maps(learner, answers, config.loading, f"map{number}")
+            maps, mapped_by = _maps(learner, answers, config.loading, f"map{number}")
             paths = [answers.picture(row) for row in np.linspace(0, len(answers.paths) - 1, IN_VIEWS).astype(int)]
             if config.train.epochs:
                 views = views_of(build_views(config, registry, backbones[config.backbone]), paths, config.train.seed)
@@ -73,25 +74,37 @@ def gather(runs: dict[str, Path], several: Sequence[Answers], flags: dict[str, S
         changed = [(key, before.get(key, ""), value) for key, value in now.items() if before.get(key, "") != value]
         log = [row for row in map(plain_json, read_log(folder)) if isinstance(row, dict)]
         parts.append(
-            RunPart(name, folder, metadata, config.train.seed, log, changed, nearest_words(learner), maps, views)
+            RunPart(
+                name,
+                folder,
+                metadata,
+                config.train.seed,
+                log,
+                changed,
+                nearest_words(learner),
+                maps,
+                mapped_by,
+                views,
+            )
         )
     return parts
 
 
-def _maps(learner: Learner, answers: Answers, loading: LoaderSettings, name: str) -> list[str]:
-    """The map of features by domain, where there are several, and by class."""
+def _maps(learner: Learner, answers: Answers, loading: LoaderSettings, name: str) -> tuple[list[str], str]:
+    """The map of features by domain, where there are several, and by class; and what made it."""
     rows = np.linspace(0, len(answers.paths) - 1, min(ON_MAP, len(answers.paths))).astype(int)
     items = [Item(answers.picture(row), 0, "", None) for row in rows]
     seen = read_features(learner, items, Path(answers.about.data), loading)
     if len(seen.rows) < 3:
-        return []
+        return [], ""
     found, kept = feature_map(learner, seen), rows[seen.rows]
     labels = np.array([answers.names[place] if place >= 0 else "unknown" for place in answers.label[kept]], object)
     kinds = {"domain": answers.domain[kept]} if len(answers.domains) > 1 else {}
-    return [
+    maps = [
         plots.feature_map(found.images, found.texts, learner.classnames, kind, what, f"{name}{what}")
         for what, kind in {**kinds, "class": labels}.items()
     ]
+    return maps, found.method
 
 
 def versions() -> dict[str, str]:

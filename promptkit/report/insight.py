@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ log = logging.getLogger("promptkit")
 
 FOR_TEXT = 64
 """Pictures."""
+NEIGHBOURS = 15
+"""Of a point, for UMAP, which is of no use for as few pictures."""
 
 
 def nearest_words(learner: Learner, most: int = 5, rows: int = 64) -> dict[str, list[tuple[str, float]]]:
@@ -62,27 +65,41 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """Places in the plane of the two directions in which the pictures differ most."""
+    """Places in a plane, where what looks alike lies together."""
 
     images: np.ndarray
     """(n 2)"""
     texts: np.ndarray
     """(C 2)"""
+    method: str
+    """That made the plane."""
 
 
 @torch.no_grad()
 def feature_map(learner: Learner, seen: Seen) -> FeatureMap:
-    """Principal components of the pictures' unit-norm features, and the class texts among them.
+    """Pictures by their unit-norm features, and class texts: by UMAP where umap-learn is installed, else principal components.
 
-    CLIP's pictures and texts lie apart, all in one direction, so each are centred by themselves. Text that depends on the
-    picture is the mean over the pictures.
+    CLIP's pictures and texts lie apart, all in one direction, and texts closer together than pictures do, so each are
+    centred, and scaled to the same spread, by themselves. Text that depends on the picture is the mean over the pictures.
     """
     device = learner.scene.backbone.device
     text = learner.encode_text(seen.some.to(device) if learner.prompts.conditional else None).mean((0, 2)).cpu()
     image = seen.features.pooled.cpu()
     image, text = (part - part.mean(0) for part in (image, text))
+    image, text = (part / part.norm(dim=1).mean().clamp(min=1e-12) for part in (image, text))
+    if find_spec("umap") is not None and len(image) > NEIGHBOURS:
+        from umap import UMAP
+
+        # One job, as it is what a seed leaves; it warns otherwise.
+        plane = UMAP(n_neighbors=NEIGHBOURS, metric="cosine", random_state=0, n_jobs=1)
+        places = plane.fit_transform(torch.cat([image, text]).numpy())
+        return FeatureMap(places[: len(image)], places[len(image) :], "UMAP, from the cosines of features")
     _, _, directions = torch.pca_lowrank(image, q=2, center=False, niter=4)
-    return FeatureMap((image @ directions).numpy(), (text @ directions).numpy())
+    return FeatureMap(
+        (image @ directions).numpy(),
+        (text @ directions).numpy(),
+        "principal components, the two directions in which the pictures' features differ most",
+    )
 
 
 def read_features(learner: Learner, items: Sequence[Item], folder: Path, loading: LoaderSettings) -> Seen:

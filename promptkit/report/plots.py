@@ -2,8 +2,10 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from html import escape
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -30,14 +32,28 @@ STYLE: Any = {
 MOST_POINTS = 2000
 
 
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """In STYLE from the first line to the last: matplotlib colours a text when it is added."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """A figure of matplotlib, without its pyplot, which would ask for a display."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        figure = Figure((width, height))
-        return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+    figure = Figure((width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
 def to_svg(figure: Any, name: str, title: str) -> str:
@@ -54,10 +70,11 @@ def to_svg(figure: Any, name: str, title: str) -> str:
     )
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
     return text.replace(INK, "currentColor")
 
 
+@_styled
 def curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """A panel for each figure of the logs, a line for each run."""
     left_out = {"epoch", "lr", "images", "unreadable", "seconds", "step", "grad_norm"}
@@ -89,6 +106,7 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     return to_svg(figure, "curves", "Learning curves")
 
 
+@_styled
 def domains(shares: Mapping[str, Mapping[str, Share]]) -> str:
     """Accuracy of each run on each domain, with intervals."""
     names = list(dict.fromkeys(domain for own in shares.values() for domain in own))
@@ -108,6 +126,7 @@ def domains(shares: Mapping[str, Mapping[str, Share]]) -> str:
     return to_svg(figure, "domains", "Accuracy by domain")
 
 
+@_styled
 def confusion_matrix(answers: Answers, name: str, most: int = 40) -> str:
     """Shares of each class's pictures; the classes that are confused most, where there are many."""
     counts = confusion(answers)
@@ -128,6 +147,7 @@ def confusion_matrix(answers: Answers, name: str, most: int = 40) -> str:
     return to_svg(figure, name, "Confusion matrix")
 
 
+@_styled
 def reliability_diagram(several: Sequence[Answers]) -> str:
     """Accuracy over confidence, with the expected calibration error of each run."""
     figure, (axis,) = _figure(4.2, 3.6)
@@ -145,6 +165,7 @@ def reliability_diagram(several: Sequence[Answers]) -> str:
     return to_svg(figure, "reliability", "Reliability diagram")
 
 
+@_styled
 def feature_map(
     images: np.ndarray, texts: np.ndarray, classes: Sequence[str], kind: np.ndarray, what: str, name: str
 ) -> str:

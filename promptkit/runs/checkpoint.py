@@ -46,6 +46,8 @@ class Metadata:
     packages: dict[str, str]
     """What it was made with; see `promptkit.runs.packages`."""
     figures: dict[str, Number] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    """What was typed to train it: at first, then each time that it was resumed."""
 
     def __post_init__(self) -> None:
         if self.settings.get("recipe") != self.recipe:

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -60,6 +62,13 @@ def whole_data(settings: DataSettings, registry: Registry, domains: Sequence[str
     """The data set of a run before anything is selected from it but domains. Raises DataError and UnknownNameError."""
     named = registry.dataset(settings.dataset) if settings.dataset else None
     return open_dataset(Path(settings.path), named, domains, settings.split)
+
+
+def command_line() -> str:
+    """Of this process, which may be a script of one's own: the program without its folder, and its arguments."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]]).encode(errors="backslashreplace").decode()
 
 
 class Run:
@@ -160,10 +169,13 @@ class Run:
                 epochs = self.config.train.epochs
                 console.print(f"{self.folder.path} is finished already, after {epochs} epochs", soft_wrap=True)
             else:
+                before = saved.metadata.commands if self.resume and saved.metadata else []
                 with self._defects_named():
-                    self._train(console, profile, lines, judges)
+                    self._train(console, profile, lines, judges, self._metadata([*before, command_line()]))
 
-    def _train(self, console: Console, profile: bool, lines: bool, judges: Sequence[Callback]) -> None:
+    def _train(
+        self, console: Console, profile: bool, lines: bool, judges: Sequence[Callback], metadata: Metadata
+    ) -> None:
         config, folder, learner = self.config, self.folder, self.learner
         train, cuda = config.train, self.device.type == "cuda"
         resuming = self.resume and folder.state.exists()
@@ -173,7 +185,6 @@ class Run:
             teacher.logits = ask_teacher(teacher.learner, self.pictures, config, self.cache, console)
         if not resuming:
             show_images(learner, image_batches(config, self.pictures, self.views, cuda, shuffle=False))
-        metadata = self._metadata()
         if not train.epochs or not self.trained_parameters:
             folder.begin(config)
             learner.eval()
@@ -250,7 +261,7 @@ class Run:
         digest = hashlib.sha256(said.encode()).hexdigest()[:16] if self.learner.scene.descriptions else ""
         return self.dataset.fingerprint() + digest + (self.unlabelled.fingerprint() if self.unlabelled else "")
 
-    def _metadata(self) -> Metadata:
+    def _metadata(self, commands: list[str]) -> Metadata:
         """Of a learner that is finished without training, and of each epoch but for its number and figures."""
         return Metadata(
             recipe=self.config.recipe,
@@ -265,4 +276,5 @@ class Run:
             packages=packages_of(self.config, self.registry),
             domains=list(self.dataset.domains),
             descriptions={name: list(said) for name, said in self.learner.scene.descriptions.items()},
+            commands=commands,
         )

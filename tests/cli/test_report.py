@@ -2,13 +2,18 @@
 
 import re
 import shutil
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from promptkit.bench.results import write_results
@@ -34,7 +39,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, images: Path) -> dict[str, Pa
         flags = {"data.path": str(images), "backbone.name": "tiny", "train.epochs": 2, "data.shots": 1}
         config = resolve(registry, recipe, None, [], {**flags, "train.workers": 0, "train.lr": 0.01})
         backbone = backbone or load_backbone(config.backbone, registry)
-        Run(config, out / recipe, registry=registry, backbone=backbone).train(Console(quiet=True), lines=False)
+        with pytest.MonkeyPatch.context() as typed:
+            typed.setattr(sys, "argv", ["/bin/promptkit", "train", recipe, "--data", "my pictures"])
+            Run(config, out / recipe, registry=registry, backbone=backbone).train(Console(quiet=True), lines=False)
     return {recipe: out / recipe for recipe in ("coop", "gopro")}
 
 
@@ -46,6 +53,8 @@ def page(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
     path = tmp_path_factory.mktemp("report") / "report.html"
     subject = runs_subject(list(runs.values()), EvalSettings(split="all", workers=0), {}, anew=True)
+    wide = f"<table><tr>{'<td>a cell of a bench</td>' * 14}</tr></table>"
+    subject = replace(subject, tables=wide, statistics=wide)
     path.write_text(make_page(subject, {}, "cpu"), encoding="utf-8")
     return path
 
@@ -59,6 +68,11 @@ def test_the_page_shows_what_the_runs_did(page: Path, runs: dict[str, Path]) -> 
         assert f'aria-label="{name}"' in text
     assert "64 pictures of" in text
     assert "<td>train.lr</td><td>0.002</td><td>0.01</td>" in text
+    assert "Trained by <code>promptkit train coop --data &#39;my pictures&#39;</code>." in text
+    assert "The map is made by principal components" in text
+    assert "#000000" not in re.sub(
+        'base64,[^"]*', "", text
+    )  # what is drawn follows the page's colours, in the dark too
     assert ">consistency<" in text  # a term of GOPro's
     assert 'alt="the view augmix"' in text
     assert len(re.findall(r'<figure data-kind="worst errors" data-run="coop"', text)) > 3
@@ -98,7 +112,15 @@ def test_it_works_in_a_browser(width: int, scheme: str, page: Path, browser: Any
     view.select_option("#label", "star")
     kept = view.evaluate(shown)
     assert kept == [{"kind": "at random", "run": "gopro", "domain": "photo", "label": "star"}] * len(kept)
-    assert view.inner_text("#count") == f"{len(kept)} picture{'' if len(kept) == 1 else 's'}"
+    count = f"{len(kept)} picture{'' if len(kept) == 1 else 's'}"
+    assert view.inner_text("#count") == f"{count}: at random, gopro, photo, star"
+    view.press("#label", "Home")
+    assert view.inner_text("#count").endswith(": at random, gopro, photo")
+    view.focus("[aria-label=Tables]")
+    if width == 360:  # where it is wider than the page
+        view.keyboard.press("ArrowRight")
+        view.wait_for_function("document.activeElement.scrollLeft > 0")
+    assert view.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     view.focus("#by-class th:nth-child(3) button")
     view.keyboard.press("Enter")
     values = view.evaluate(
@@ -113,6 +135,55 @@ def test_it_works_in_a_browser(width: int, scheme: str, page: Path, browser: Any
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
     assert errors == []
     view.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_prints(page: Path, browser: Any) -> None:
+    view = browser.new_page(viewport={"width": 718, "height": 1000}, color_scheme="dark")  # A4 less its margins
+    view.goto(page.as_uri())
+    view.evaluate("addEventListener('beforeprint', () => document.title = document.querySelectorAll('[open]').length)")
+    assert view.pdf(format="A4").startswith(b"%PDF")
+    assert view.title() == "1"  # what is folded away can't be unfolded on paper
+    assert view.evaluate("document.querySelectorAll('[open]').length") == 0
+    view.emulate_media(media="print")
+    assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not any(view.is_visible(one) for one in ("nav", "#kind", "#run"))
+    assert view.inner_text("#count").endswith("pictures: worst errors")
+    headings = view.query_selector_all("h2")
+    assert len(headings) == 9
+    assert all(heading.is_visible() for heading in headings)
+    overflowing = (
+        "[...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right > 719).length"
+    )
+    assert view.evaluate(overflowing) == 0
+    view.close()
+
+
+def test_the_map_is_umaps_where_it_is_installed(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for umap-learn, which takes a compiler along."""
+    from promptkit.prediction.classifier import open_classifier
+    from promptkit.report.insight import Seen, feature_map
+    from promptkit.tensors import ImageFeatures
+
+    class Umap:
+        def __init__(self, **options: Any) -> None:
+            assert options == {"n_neighbors": 15, "metric": "cosine", "random_state": 0, "n_jobs": 1}
+
+        def fit_transform(self, points: np.ndarray) -> np.ndarray:
+            assert points.shape == (20 + 4, 24)
+            return points[:, :2]
+
+    module = ModuleType("umap")
+    module.UMAP = Umap  # type: ignore[attr-defined]
+    module.__spec__ = ModuleSpec("umap", None)
+    monkeypatch.setitem(sys.modules, "umap", module)
+    learner = open_classifier(runs["coop"], device="cpu").learner
+    for pictures, method in ((20, "UMAP"), (15, "principal components")):
+        features = ImageFeatures(torch.nn.functional.normalize(torch.randn(pictures, 24), dim=-1))
+        found = feature_map(learner, Seen(list(range(pictures)), features, features))
+        assert found.method.startswith(method)
+        assert found.images.shape == (pictures, 2)
+        assert found.texts.shape == (4, 2)
 
 
 def test_the_command_evaluates_what_has_no_record(promptkit: Command, runs: dict[str, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from promptkit.runs.checkpoint import read_metadata
 from promptkit.runs.status import read_saved
 from promptkit.runs.tensorfile import read_tensors, read_text
 
@@ -95,6 +96,9 @@ def test_a_stopped_run_goes_on_from_its_folder_alone(
     assert "going on in epoch 2" in done.out
     train("coop", "--out", "whole", "--set", "train.optimizer=adamw")
     assert learned(stopped) == learned(tmp_path / "whole")
+    first, then = read_metadata(stopped).commands
+    assert first.startswith("promptkit train coop --data ")
+    assert then == "promptkit train --out run --resume"
     again = promptkit("train", "--out", "run", "--resume")
     assert (again.status, "finished already, after 2 epochs" in again.out) == (0, True)
 
