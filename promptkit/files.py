@@ -20,6 +20,9 @@ from promptkit.errors import OutputError, nearest_name
 
 T = TypeVar("T")
 
+FOR_OUT = "choose another FILE for --out, or make room"
+"""The hint of commands that write a file."""
+
 
 def cache_folder() -> Path:
     """$PROMPTKIT_CACHE, or where the platform keeps a user's caches. Raises OutputError where the user has no home."""
@@ -179,6 +182,15 @@ def check_writable(folder: Path, hint: str) -> None:
     with writing(folder, hint):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
+            pass
+
+
+def check_replaceable(path: Path, hint: str) -> None:
+    """See that a file can be written, before the work that ends with it. Raises OutputError."""
+    with writing(path, hint):
+        if path.is_dir():
+            raise OSError("it is a folder")
+        with TemporaryFile(dir=path.parent):
             pass
 
 

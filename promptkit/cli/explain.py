@@ -54,13 +54,13 @@ def _draw(classifier: "Classifier", picture: Path, out: Path) -> None:
     import io
 
     from promptkit.cli.console import console
-    from promptkit.files import replace_file
+    from promptkit.files import FOR_OUT, replace_file
     from promptkit.report.insight import heat_map
 
     map_ = heat_map(classifier, picture)
     content = io.BytesIO()
     map_.image.save(content, "PNG")
-    replace_file(out, content.getvalue(), "choose another FILE for --out")
+    replace_file(out, content.getvalue(), FOR_OUT)
     console().print(
         f"{picture}: {map_.label} {map_.score:.1%}; {out} shows where, over {map_.grid[0]} x {map_.grid[1]} patches",
         soft_wrap=True,

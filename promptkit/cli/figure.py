@@ -22,7 +22,7 @@ def figure(
     from promptkit.bench.summary import summaries
     from promptkit.cli.console import console
     from promptkit.errors import DataError, UnknownNameError
-    from promptkit.files import replacing
+    from promptkit.files import FOR_OUT, replacing
     from promptkit.registry import installed
     from promptkit.report.figures import KINDS, SUFFIXES, draw, save
     from promptkit.report.making import needs_extra
@@ -42,6 +42,6 @@ def figure(
     if drawn is None:
         assert why is not None
         raise why
-    with replacing(out, "choose another FILE for --out") as fresh:
+    with replacing(out, FOR_OUT) as fresh:
         save(drawn, fresh, out.suffix.lower().removeprefix("."))
     console().print(f"{out}: {title}", soft_wrap=True, markup=False)

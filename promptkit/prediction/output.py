@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from promptkit.errors import UnknownNameError
-from promptkit.files import replacing
+from promptkit.files import FOR_OUT, replacing
 from promptkit.prediction.classifier import Answer
 from promptkit.runs.records import write_table
 
@@ -57,5 +57,5 @@ def check_format(path: Path) -> None:
 
 def write_answers(path: Path, answers: Answers) -> None:
     """Raises OutputError when the file can't be written."""
-    with replacing(path, "choose another FILE for --out") as fresh:
+    with replacing(path, FOR_OUT) as fresh:
         FORMATS[path.suffix.lower()](fresh, answers)

@@ -4,6 +4,8 @@ import logging
 import os
 import re
 import shutil
+import socket
+import ssl
 import tempfile
 import urllib.error
 import urllib.request
@@ -38,7 +40,7 @@ def local_run(run: Path | str) -> Path:
     folder = cache_folder() / "runs" / name
     try:
         pull(name, folder, replace=True)
-    except CheckpointError as error:
+    except (CheckpointError, OutputError) as error:
         if not (folder / WEIGHTS).exists():
             raise
         log.warning("%s; using the copy in %s", error.message, folder)
@@ -59,7 +61,8 @@ def pull(name: str, folder: Path, replace: bool = False) -> None:
     """
     from huggingface_hub import hf_hub_download
 
-    hint, endpoint = "choose another --out", _reached()
+    hint = "make room, or name another folder with PROMPTKIT_CACHE" if replace else "choose another --out, or make room"
+    endpoint = _reached()
     repository, _, revision = checked(name).partition("@")
     with writing(folder, hint):
         if folder.exists() and any(folder.iterdir()) and not replace:
@@ -67,7 +70,7 @@ def pull(name: str, folder: Path, replace: bool = False) -> None:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
     try:
-        with writing(folder, "make room"):
+        with writing(folder, hint):
             for file in FILES:
                 with _explained(endpoint, repository, f"{file} of {repository}"):
                     found = hf_hub_download(repository, file, revision=revision or None, endpoint=endpoint)
@@ -160,7 +163,7 @@ def _explained(endpoint: str, repository: str, what: str) -> Iterator[None]:
             ) from None
         raise CheckpointError(f"{endpoint} refuses {what}: {error}", "try again later") from None
     except OSError as error:
-        if error.errno is not None and error.filename is not None:
+        if not isinstance(error, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
             raise
         raise CheckpointError(f"{endpoint} can't be reached: {error}", "check the network, or HF_ENDPOINT") from None
     except Exception as error:  # the client's own, which it hands through

@@ -1,6 +1,7 @@
 """`promptkit push`, `pull` and "hf-hub:", against a small server in the hub's place."""
 
 import base64
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -14,6 +15,12 @@ import pytest
 import promptkit as package
 
 Command = Callable[..., "Finished"]
+
+
+def refusing(*words: object, **more: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 COMMIT = "0" * 39 + "1"
 
 
@@ -143,6 +150,22 @@ def test_a_run_goes_to_the_hub_and_comes_back(
     done = promptkit("pull", "me/damaged", "--out", "again")
     assert done.status == 2
     assert not (tmp_path / "again").exists()
+    # A full disk, in the run's folder and in the client's cache; a copy that is there already is used.
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr("shutil.copyfile", refusing)
+        done = promptkit("pull", "me/shapes-coop", "--out", "again")
+        assert done.status == 2
+        assert "again can't be written: No space left on device" in done.err
+        assert "choose another --out, or make room" in done.err
+        done = promptkit("predict", "hf-hub:me/shapes-coop", picture)
+        assert (done.status, "No space left on device; using the copy in" in " ".join(done.err.split())) == (0, True)
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr("huggingface_hub.hf_hub_download", refusing)
+        assert (
+            "again can't be written: No space left on device"
+            in promptkit("pull", "me/shapes-coop", "--out", "again").err
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "runs"]
     hub.refuses = 403
     done = promptkit("push", "runs/mine", "me/shapes-coop")
     assert done.status == 2
