@@ -77,7 +77,7 @@ class FeatureMap:
 
 @torch.no_grad()
 def feature_map(learner: Learner, seen: Seen) -> FeatureMap:
-    """Pictures by their unit-norm features, and class texts: by UMAP where umap-learn is installed, else principal components.
+    """Pictures' unit-norm features and class texts: by UMAP where umap-learn is installed, else principal components.
 
     CLIP's pictures and texts lie apart, all in one direction, and texts closer together than pictures do, so each are
     centred, and scaled to the same spread, by themselves. Text that depends on the picture is the mean over the pictures.
