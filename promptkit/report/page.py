@@ -30,9 +30,14 @@ class Subject:
 
 def render(subject: Subject, parts: Sequence[RunPart]) -> str:
     """The page. What a bench has, tables and figures, stands first."""
-    from jinja2 import Environment, PackageLoader
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("promptkit", "templates/report"), autoescape=True, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("promptkit", "templates/report"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+    )
     several = subject.answers
     shares = {answers.run: by_domain(answers) for answers in several}
     shown = gallery(several) if several else []

@@ -45,9 +45,9 @@ class Metadata:
     """Has the run come to its end?"""
     packages: dict[str, str]
     """What it was made with; see `promptkit.runs.packages`."""
+    commands: Annotated[list[str], Len(1)]
+    """The command lines of the processes that trained it: the first, then one each time that it was resumed."""
     figures: dict[str, Number] = field(default_factory=dict)
-    commands: list[str] = field(default_factory=list)
-    """What was typed to train it: at first, then each time that it was resumed."""
 
     def __post_init__(self) -> None:
         if self.settings.get("recipe") != self.recipe:

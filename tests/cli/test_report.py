@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import promptkit as package
 from promptkit.bench.results import write_results
 from promptkit.report.answers import Answers, Share, confused_pairs, confusion, disagreements, reliability, worst
 from promptkit.runs.records import About
@@ -69,6 +70,7 @@ def test_the_page_shows_what_the_runs_did(page: Path, runs: dict[str, Path]) -> 
     assert "64 pictures of" in text
     assert "<td>train.lr</td><td>0.002</td><td>0.01</td>" in text
     assert "Trained by <code>promptkit train coop --data &#39;my pictures&#39;</code>." in text
+    assert f"made with clip-promptkit {package.__version__}" in text
     assert "The map is made by principal components" in text
     assert "#000000" not in re.sub(
         'base64,[^"]*', "", text
