@@ -22,7 +22,8 @@ check: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict --clean
 
 setup: $(READY)
 
@@ -35,4 +36,4 @@ $(READY): pyproject.toml constraints.txt plugins/coop/pyproject.toml plugins/gop
 	@touch $@
 
 clean:
-	rm -rf .venv build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist runs site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

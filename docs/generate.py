@@ -1,5 +1,6 @@
-"""A hook of mkdocs: the pages of the command line and of the settings are made from the code while the site is built."""
+"""Writes the pages that are made from the code, before the site is built: `python docs/generate.py`."""
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,6 +21,7 @@ def command_line() -> str:
 def settings() -> str:
     """Every setting of a run, with its type, range, default, flag and help, in Markdown."""
     lines = [
+        "---\nhide: [toc]\n---\n",  # the tables need the room
         "# Settings",
         "",
         "`--set slot.field=value` sets any of them; those of components are listed by `promptkit show NAME`.",
@@ -50,9 +52,6 @@ def keep_first_sentences(group: Any) -> None:
 PAGES = {"cli.md": command_line, "settings.md": settings}
 
 
-def on_files(files: Any, config: Any) -> Any:
-    from mkdocs.structure.files import File
-
+if __name__ == "__main__":
     for page, make in PAGES.items():
-        files.append(File.generated(config, page, content=make()))
-    return files
+        (Path(__file__).parent / page).write_text(make(), encoding="utf-8")

@@ -4,17 +4,21 @@ import html
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import typer
+from filelock import FileLock
 
 import promptkit as package
 from promptkit import hooks
@@ -27,8 +31,8 @@ Command = Callable[..., "Finished"]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
 GENERATED = ("cli.md", "settings.md")
+PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md")) if path.name not in GENERATED}
 
 
 def text(page: str) -> str:
@@ -184,19 +188,79 @@ def test_the_command_lines_page_has_every_command_and_option() -> None:
     assert "..." not in page.partition("**Commands**")[2].partition("\n#")[0]
 
 
-def test_it_is_built_strictly_and_fetches_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
-    site = tmp_path / "site"
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    pages = {path: path.read_text() for path in site.rglob("*.html")}
-    assert len(pages) > len(PAGES)
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make docs` builds, built once for all processes that test."""
+    pytest.importorskip("zensical", reason="Zensical is not installed")
+    shared = tmp_path_factory.getbasetemp()
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "documentation"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            left_out = shutil.ignore_patterns("__pycache__", *GENERATED)
+            shutil.copytree(DOCS, folder / "docs", ignore=left_out)
+            shutil.copy(ROOT / "mkdocs.yml", folder)
+            for name in ("promptkit", "plugins", "examples", "benchmarks"):
+                (folder / name).symlink_to(ROOT / name)
+            for words in ((folder / "docs/generate.py",), ("-m", "zensical", "build", "--strict", "--clean")):
+                done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+                assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "site"
+
+
+def test_the_site_is_whole_and_fetches_nothing(site: Path) -> None:
+    pages = {path: path.read_text() for path in site.rglob("*.html") if path.name != "404.html"}
+    assert len(pages) == len(PAGES) + len(GENERATED)
+    names = {path: set(re.findall(r'\bid="?([^" >]+)', page)) for path, page in pages.items()}
     for path, page in pages.items():
         assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="?https?:', page), path
+        for link in map(html.unescape, re.findall(r'<a\b[^>]*\bhref="?([^" >]+)', page)):
+            if re.match(r"https://|mailto:", link):
+                continue
+            target, _, name = link.partition("#")
+            led = (path.parent / unquote(target)).resolve() if target else path
+            assert led.exists(), f"{path.name}: {link}"
+            assert not name or led not in names or unquote(name) in names[led] | {"__skip"}, f"{path.name}: {link}"
     everything = "".join(pages.values())
     missing = [f"{path}.{name}" for path, name in public() if f'id="{path}.{name}"' not in everything]
     assert missing == []
     # Shapes come through whole, "#" and all.
     prompts = html.unescape(re.sub(r"<[^>]+>", "", (site / "components/prompts.html").read_text()))
     assert 'vision() -> Float[Tensor, "J #B M V"] | None' in prompts
+
+
+CUT = """[...document.querySelectorAll(".md-content :is(table, svg, img, pre)")].filter(part => {
+  const box = part.getBoundingClientRect();
+  for (let outer = part; outer; outer = outer.parentElement)
+    if (["auto", "scroll"].includes(getComputedStyle(outer).overflowX)) return false;
+  return box.width && box.right > innerWidth + 1;
+}).map(part => part.outerHTML.slice(0, 80))"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_site_is_read_from_its_folder(site: Path, browser: Any) -> None:
+    said: list[str] = []
+
+    def opened(scheme: str) -> Any:
+        view = browser.new_page(color_scheme=scheme)
+        view.on("console", lambda message: said.append(f"{view.url}: {message.text}"))
+        view.on("pageerror", lambda error: said.append(f"{view.url}: {error}"))
+        view.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        view.goto((site / "index.html").as_uri())
+        return view
+
+    for scheme, name in (("light", "default"), ("dark", "slate")):
+        view = opened(scheme)
+        assert view.evaluate("document.body.dataset.mdColorScheme") == name
+    view.wait_for_selector("iframe", state="attached")  # where the search works
+    view.keyboard.press("/")
+    view.keyboard.type("prompt encoder", delay=20)
+    view.get_by_text(re.compile(r"^\d+ results?$")).wait_for()
+    for path in sorted(site.rglob("*.html")):
+        if path.name == "404.html":  # for servers: its links begin at their root
+            continue
+        view.goto(path.as_uri())
+        for width in (360, 1280):
+            view.set_viewport_size({"width": width, "height": 800})
+            assert view.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert view.evaluate(CUT) == [], path
+    assert said == []
