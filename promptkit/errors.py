@@ -12,21 +12,25 @@
     ├── WorkerError               a process that prepared pictures and died
     ├── OutputError               a place that can't be written
     ├── InstallError              what pip could not do
-    └── TrainingError             a run that can't go on, such as a loss that is not finite
+    ├── TrainingError             a run that can't go on, such as a loss that is not finite
+    └── NotEnoughMemoryError      the machine's memory, that is
 
-On the command line each is one message with its hint on stderr, and exit status 2; `--debug` shows the trace.
+On the command line each is one message with its hint and code on stderr, and exit status 2; `--debug` shows the trace.
 """
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 
 class PromptkitError(Exception):
     """What went wrong, in words for the person who typed the command.
 
-    `message` says what was typed and what was expected; `hint` is one next step.
+    `message` says what was typed and what was expected; `hint` is one next step; `code` is where more is said of the kind:
+    `promptkit help CODE` prints that section of `troubleshooting.md`.
     """
+
+    code: ClassVar[str] = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -53,6 +57,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 class UnknownNameError(PromptkitError):
     """A name that nobody offers; the message carries the nearest one that exists."""
 
+    code = "E01"
+
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
         nearest = nearest_name(name, known)
@@ -62,44 +68,48 @@ class UnknownNameError(PromptkitError):
 
 
 class ConfigError(PromptkitError):
-    pass
+    code = "E02"
 
 
 class PluginError(PromptkitError):
-    pass
+    code = "E03"
 
 
 class BackboneError(PromptkitError):
-    pass
+    code = "E04"
 
 
 class DataError(PromptkitError):
-    pass
+    code = "E05"
 
 
 class CheckpointError(PromptkitError):
-    pass
+    code = "E06"
 
 
 class ExportError(PromptkitError):
-    pass
+    code = "E07"
 
 
 class EvaluationError(PromptkitError):
-    pass
+    code = "E08"
 
 
 class WorkerError(PromptkitError):
-    pass
+    code = "E09"
 
 
 class OutputError(PromptkitError):
-    pass
+    code = "E10"
 
 
 class InstallError(PromptkitError):
-    pass
+    code = "E11"
 
 
 class TrainingError(PromptkitError):
-    pass
+    code = "E12"
+
+
+class NotEnoughMemoryError(PromptkitError):
+    code = "E13"

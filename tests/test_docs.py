@@ -251,9 +251,8 @@ def test_the_site_is_read_from_its_folder(site: Path, browser: Any) -> None:
     for scheme, name in (("light", "default"), ("dark", "slate")):
         view = opened(scheme)
         assert view.evaluate("document.body.dataset.mdColorScheme") == name
-    view.wait_for_selector("iframe", state="attached")  # where the search works
-    view.keyboard.press("/")
-    view.keyboard.type("prompt encoder", delay=20)
+    view.get_by_role("button", name="Search").first.click()
+    view.get_by_placeholder("Search").first.fill("prompt encoder")
     view.get_by_text(re.compile(r"^\d+ results?$")).wait_for()
     for path in sorted(site.rglob("*.html")):
         if path.name == "404.html":  # for servers: its links begin at their root

@@ -25,6 +25,7 @@ from promptkit.cli import (
     explain,
     export,
     figure,
+    help,
     install,
     new,
     plugins,
@@ -38,7 +39,7 @@ from promptkit.cli import (
 )
 from promptkit.cli.command import Command
 from promptkit.cli.console import Prose, escape, rank, visible
-from promptkit.errors import OutputError, PromptkitError
+from promptkit.errors import NotEnoughMemoryError, OutputError, PromptkitError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,6 +105,7 @@ _add("install", install.install, no_args_is_help=True, context_settings=install.
 _add("uninstall", install.uninstall, no_args_is_help=True, rich_help_panel=PLUGINS)
 _add("new", new.new, no_args_is_help=True, rich_help_panel=PLUGINS)
 _add("check", check.check, no_args_is_help=True, rich_help_panel=PLUGINS)
+_add("help", help.help_)
 
 INTERRUPTED = 130
 """The shell's exit status of a program that Ctrl-C ended."""
@@ -150,14 +152,17 @@ def _answer(error: BaseException, errors: Console, debug: bool) -> int:
     _let_the_first_speak(errors)
     if debug:
         errors.print_exception()
+    if known is None and (isinstance(error, MemoryError) or "can't allocate memory" in str(error)):  # torch's
+        known = NotEnoughMemoryError(
+            f"there is not enough memory: {str(error)[:200]}",
+            "ask for less: fewer context tokens, smaller batches, smaller pictures",
+        )
     if known:
         errors.print(f"[red bold]error:[/] {markup.escape(visible(known.message, lines=True))}")
         if known.hint:
             errors.print(f"[bold]hint:[/]  {markup.escape(visible(known.hint, lines=True))}")
-        return 2
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's, of a RuntimeError
-        errors.print(f"[red bold]error:[/] there is not enough memory: {escape(str(error)[:200])}")
-        errors.print("[bold]hint:[/]  ask for less: fewer context tokens, smaller batches, smaller pictures")
+        if known.code:
+            errors.print(f"[bold]more:[/]  promptkit help {known.code}")
         return 2
     errors.print(f"[red bold]error:[/] unexpected {type(error).__name__}: {escape(str(error))}")
     errors.print("[bold]hint:[/]  --debug shows where; please report it")

@@ -187,7 +187,7 @@ def test_what_pip_refuses_is_one_message(words: list[str], message: str, promptk
     done = promptkit("install", *REFUSED, *words)
     assert done.status == 2
     assert done.err.startswith(message)
-    assert len(done.err.splitlines()) == 2
+    assert len(done.err.splitlines()) == 3
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="pip asks git, which is not installed")
