@@ -1,10 +1,9 @@
 """`promptkit report`, `explain` and `figure`: what is counted is right, and the page works in a browser."""
 
 import re
-import shutil
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
