@@ -1,8 +1,6 @@
 """A table, and how it becomes text: markdown, LaTeX, CSV and HTML; and for a terminal."""
 
-import csv
 import html
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +29,13 @@ class Table:
 
     def trimmed(self) -> "Table":
         """Without the columns that are empty."""
-        kept = [number for number in range(len(self.columns)) if any(row[number] for row in self.rows)]
+        return self.without(
+            *(name for number, name in enumerate(self.columns) if not any(row[number] for row in self.rows))
+        )
+
+    def without(self, *columns: str) -> "Table":
+        """Without the columns of these names."""
+        kept = [number for number, name in enumerate(self.columns) if name not in columns]
         return replace(
             self,
             columns=tuple(self.columns[number] for number in kept),
@@ -114,13 +118,12 @@ def html_(tables: Sequence[Table]) -> str:
 
 
 def csv_(tables: Sequence[Table]) -> str:
-    """Tables of the same columns as one; the first column holds their titles."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("table", *tables[0].columns))
-    for table in tables:
-        writer.writerows((table.title, *row) for row in table.rows)
-    return text.getvalue()
+    """Tables as one, with the columns of all; the first holds their titles."""
+    import pandas
+
+    frames = [pandas.DataFrame(table.rows, columns=table.columns) for table in tables]
+    titled = pandas.concat(frames, keys=[table.title for table in tables], names=["table"])
+    return str(titled.reset_index("table").to_csv(index=False, lineterminator="\n"))
 
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {

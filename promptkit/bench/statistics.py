@@ -1,36 +1,72 @@
 """Statistics of a few repetitions. With three seeds the 95 % interval is 2.5 standard deviations to either side."""
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas
 
 FEWEST = 3
 """Values that an interval needs: with two it is nine standard deviations to either side, and says nothing."""
+FEWEST_DATASETS = 6
+"""That a test over data sets needs: Wilcoxon's finds no difference at 5 % between fewer, whatever they are."""
 
 
-@dataclass(frozen=True)
-class Statistic:
-    """A mean over `n` values. Of one value, or of a mean that is computed from means, the rest is unknown."""
+def statistics(values: Any, by: Any = None) -> pandas.DataFrame:
+    """Mean, standard deviation and interval of a series, or of its groups by levels of the index.
 
-    mean: float
-    n: int
-    sd: float | None = None
-    """Of the sample: the sum of squares is divided by n - 1."""
-    half_width: float | None = None
-    """The 95 % confidence interval of the mean is mean ± half_width, by Student's t with n - 1 degrees of freedom.
-
-    None for fewer than `FEWEST` values.
+    Returns:
+        A row for each group, with columns: mean; sd, of the sample, the sum of squares divided by n - 1; n; half_width: the
+        95 % confidence interval of the mean is mean ± half_width, by Student's t with n - 1 degrees of freedom. What too few
+        values have is NaN: sd of one, half_width of fewer than `FEWEST`.
     """
-
-
-def statistic(values: Sequence[float]) -> Statistic:
-    """Of at least one value."""
     from scipy.special import stdtrit
 
-    mean, n = statistics.fmean(values), len(values)
-    if n < 2:
-        return Statistic(mean, n)
-    sd = statistics.stdev(values)
-    if n < FEWEST:
-        return Statistic(mean, n, sd)
-    return Statistic(mean, n, sd, float(stdtrit(n - 1, 0.975)) * sd / n**0.5)
+    values = pandas.Series(values, dtype=float)
+    groups = values.groupby(level=by, sort=False) if by else values.groupby(np.zeros(len(values)))
+    found = groups.agg(mean="mean", sd="std", n="count")
+    n = found["n"].where(found["n"] >= FEWEST)
+    return found.assign(half_width=stdtrit(n - 1, 0.975) * found["sd"] / n**0.5)
+
+
+def enough(blocks: pandas.DataFrame) -> bool:
+    return len(blocks) >= FEWEST_DATASETS and len(blocks.columns) > 1
+
+
+def friedman(blocks: pandas.DataFrame) -> tuple[float, float, float, float]:
+    """Are several learners, one a column, equal over data sets, one a row?
+
+    Returns:
+        Friedman's chi², corrected for ties, and its p; Iman and Davenport's F, which is less conservative, and its p. See
+        Demšar, JMLR 2006, section 3.2.2.
+    """
+    from scipy.stats import f, friedmanchisquare
+
+    rows, learners = blocks.shape
+    if blocks.nunique(axis=1).max() == 1:  # all are equal everywhere, and chi² is 0 / 0
+        return 0.0, 1.0, 0.0, 1.0
+    with np.errstate(divide="ignore"):  # all rank them the same
+        chi2, p = friedmanchisquare(*(blocks[name] for name in blocks))
+        ratio = np.float64((rows - 1) * chi2) / (rows * (learners - 1) - chi2)
+    return float(chi2), float(p), float(ratio), float(f.sf(ratio, learners - 1, (learners - 1) * (rows - 1)))
+
+
+def wilcoxon(blocks: pandas.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+    """Wilcoxon's signed-rank test over data sets, one a row, of every two learners, one a column.
+
+    Returns:
+        By two learners p, and p by Holm's procedure for as many comparisons. Differences of 0 are split evenly between both
+        sides, as Demšar, JMLR 2006, section 3.1.3 has it.
+    """
+    from scipy.stats import wilcoxon as signed_rank
+
+    pairs = list(combinations(blocks, 2))
+    p = np.array([signed_rank(blocks[one], blocks[other], zero_method="zsplit").pvalue for one, other in pairs])
+    return dict(zip(pairs, zip(p.tolist(), holm(p).tolist(), strict=True), strict=True))
+
+
+def holm(p: Any) -> Any:
+    """p-values of several tests, corrected step by step for their number (Holm, 1979)."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(1, stepped[np.argsort(order)])

@@ -1,15 +1,16 @@
 """From results to what tables show: means over seeds, domains and data sets, and harmonic means."""
 
-import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from zlib import crc32
 
+import pandas
+
 from promptkit.bench.protocols import OTHERS, VARIANTS
 from promptkit.bench.results import Result
-from promptkit.bench.statistics import Statistic, statistic
+from promptkit.bench.statistics import statistics
 from promptkit.errors import DataError
 from promptkit.metrics import Metric, accuracy
 
@@ -30,10 +31,6 @@ class Row(NamedTuple):
     """base, new, a harmonic mean of the two, or the metric."""
 
 
-Series = Mapping[str, Mapping[int, float]]
-"""Per cent, by learner and seed."""
-
-
 @dataclass
 class Summary:
     """The results of one protocol in one metric."""
@@ -44,10 +41,12 @@ class Summary:
     """By learner, as tables name it: with the shots, the backbone or the template, where there are several."""
     titles: Mapping[tuple[str, str, str], str]
     """What tables call the data of a result, `Result.data`."""
-    series: dict[Row, Series] = field(default_factory=dict)
-    statistics: dict[Row, dict[str, Statistic]] = field(default_factory=dict)
-    whole: list[str] = field(default_factory=list)
-    """The data sets that the average is over."""
+    series: Mapping[Row, pandas.Series]
+    """Per cent, by learner and seed."""
+    statistics: Mapping[Row, pandas.DataFrame]
+    """By learner; see `promptkit.bench.statistics`."""
+    whole: Mapping[str, str]
+    """The data sets that the average is over; for each, what stands in the place of its domain there."""
 
     @property
     def protocol(self) -> str:
@@ -55,38 +54,15 @@ class Summary:
 
     def best(self, row: Row) -> set[str]:
         """The learners with the best mean, where there are several learners; they may share it."""
-        means = {learner: round(found.mean, 2) for learner, found in self.statistics[row].items()}
-        if len(means) < 2:
-            return set()
-        best = max(means.values()) if self.metric.higher_is_better else min(means.values())
-        return {learner for learner, mean in means.items() if mean == best}
+        means = self.statistics[row]["mean"].round(2)
+        best = means.max() if self.metric.higher_is_better else means.min()
+        return set(means.index[means == best]) if len(means) > 1 else set()
 
-    def over_domains(self, dataset: str, figure: str) -> Series:
-        """The mean of the domains, or the only one; empty where no learner has a seed in all of them."""
-        domains = {row.domain for row in self.series if row.dataset == dataset} - {MEAN, WORST}
-        domain = MEAN if len(domains) > 1 else domains.pop()
-        return self.series.get(Row(dataset, domain, figure), {})
-
-    def _put(self, dataset: str, domain: str, figures: Mapping[str, Series]) -> None:
-        figures = {figure: series for figure, series in figures.items() if series}
-        for figure, series in figures.items():
-            row = Row(dataset, domain, figure)
-            self.series[row] = series
-            self.statistics[row] = {learner: statistic(list(seeds.values())) for learner, seeds in series.items()}
-        if {"base", "new"} <= figures.keys() and domain != WORST and self.metric.higher_is_better:
-            base, new = (self.statistics[Row(dataset, domain, figure)] for figure in ("base", "new"))
-            of_means = {
-                learner: Statistic(
-                    statistics.harmonic_mean([base[learner].mean, new[learner].mean]),
-                    min(base[learner].n, new[learner].n),
-                )
-                for learner in base
-                if learner in new
-            }
-            if of_means:
-                self.statistics[Row(dataset, domain, OF_MEANS)] = of_means
-            of_seeds = _combine([figures["base"], figures["new"]], statistics.harmonic_mean)
-            self._put(dataset, domain, {OF_SEEDS: of_seeds})
+    def over_domains(self, figure: str) -> pandas.DataFrame:
+        """The mean of each data set's domains, or its only one: by data set and seed, a column for each learner."""
+        found = {dataset: self.series.get(Row(dataset, domain, figure)) for dataset, domain in self.whole.items()}
+        there = {dataset: series.unstack("learner") for dataset, series in found.items() if series is not None}
+        return pandas.concat(there, names=["dataset"]) if there else pandas.DataFrame()
 
 
 def summaries(results: Sequence[Result], metric: Metric = accuracy) -> list[Summary]:
@@ -109,53 +85,58 @@ def summarize(results: Sequence[Result], metric: Metric = accuracy) -> Summary:
 
     Where results are missing, a mean over domains or data sets is over the seeds that have all of them.
     """
-    by_learner, common = _by_learner(results)
+    learners, common = _by_learner(results)
     titles = _titles(results)
     source = results[0].source
     described = [*common, *([f"trained on {source}"] if source else []), metric.name]
-    summary = Summary(", ".join([results[0].protocol, *described]), metric, by_learner, titles)
-    measured: dict[str, dict[str, dict[str, dict[str, dict[int, float]]]]] = {}
-    for learner, own in by_learner.items():
-        for result in sorted(own, key=_order):
-            domains = measured.setdefault(titles[result.data], {})
-            figures = domains.setdefault(result.domain, {})
-            series = figures.setdefault(metric.name if result.classes == "all" else result.classes, {})
-            if metric.name in result.scores.figures:
-                series.setdefault(learner, {})[result.seed] = 100 * result.scores[metric.name]
-
-    sources = {titles[result.data] for result in results if result.dataset == source}
-    order = {titles[result.data]: _order(result) for result in results}
-    over_domains: dict[str, dict[str, Series]] = {}
-    for dataset in sorted(measured, key=lambda title: order[title][:4]):
-        domains = {domain: dict(sorted(figures.items())) for domain, figures in sorted(measured[dataset].items())}
-        for domain, figures in domains.items():
-            summary._put(dataset, domain, figures)
-        whole = _combined(list(domains.values()), statistics.fmean)
-        if len(domains) > 1:
-            summary._put(dataset, MEAN, whole)
-            summary._put(dataset, WORST, _combined(list(domains.values()), min if metric.higher_is_better else max))
+    measured = pandas.Series(
+        {
+            (titles[one.data], one.domain, metric.name if one.classes == "all" else one.classes, learner, one.seed): 100
+            * one.scores.figures.get(metric.name, float("nan"))
+            for learner, own in learners.items()
+            for one in own
+        }
+    ).rename_axis(["dataset", "domain", "figure", "learner", "seed"])
+    order = {titles[one.data]: _order(one) for one in results}
+    sources = {titles[one.data] for one in results if one.dataset == source}
+    parts: dict[tuple[str, str], pandas.Series] = {}
+    whole: dict[str, str] = {}
+    for dataset in sorted(order, key=lambda title: order[title]):
+        domains = measured.sort_index().loc[dataset].unstack("domain")
+        parts |= {(dataset, domain): domains[domain] for domain in domains}
+        if several := len(domains.columns) > 1:
+            worst = domains.min if metric.higher_is_better else domains.max
+            parts[dataset, MEAN] = domains.mean(axis=1, skipna=False)
+            parts[dataset, WORST] = worst(axis=1, skipna=False)
         if dataset not in sources:
-            over_domains[dataset] = whole
-    summary.whole = list(over_domains)
-    if len(over_domains) > 1:
-        summary._put(AVERAGE, "all", _combined(list(over_domains.values()), statistics.fmean))
-    return summary
+            whole[dataset] = MEAN if several else domains.columns[0]
+    if len(whole) > 1:
+        parts[AVERAGE, "all"] = pandas.concat([parts[place] for place in whole.items()], axis=1).mean(
+            axis=1, skipna=False
+        )
+    series: dict[Row, pandas.Series] = {}
+    found: dict[Row, pandas.DataFrame] = {}
+    for place, part in parts.items():
+        figures = part.unstack("figure").reindex(list(learners), level="learner")
+        series |= {Row(*place, figure): own for figure in figures if len(own := figures[figure].dropna())}
+        halves = [Row(*place, "base"), Row(*place, "new")]
+        found |= {row: statistics(own, "learner") for row, own in series.items() if row[:2] == place}
+        if metric.higher_is_better and place[1] != WORST and series.keys() >= {*halves}:
+            of_means = pandas.concat([found[half][["mean", "n"]] for half in halves], axis=1, join="inner")
+            of_seeds = pandas.concat([series[half] for half in halves], axis=1, join="inner")
+            if len(of_means):
+                both = {"mean": _harmonic(of_means["mean"]), "n": of_means["n"].min(axis=1)}
+                found[Row(*place, OF_MEANS)] = pandas.DataFrame(both, columns=["mean", "sd", "n", "half_width"])
+            if len(of_seeds):
+                row = Row(*place, OF_SEEDS)
+                series[row] = _harmonic(of_seeds)
+                found[row] = statistics(series[row], "learner")
+    return Summary(", ".join([results[0].protocol, *described]), metric, learners, titles, series, found, whole)
 
 
-def _combined(parts: Sequence[Mapping[str, Series]], combine: Callable[[Sequence[float]], float]) -> dict[str, Series]:
-    """Figure by figure; see `_combine`."""
-    figures = dict.fromkeys(figure for part in parts for figure in part)
-    return {figure: _combine([part.get(figure, {}) for part in parts], combine) for figure in figures}
-
-
-def _combine(parts: Sequence[Series], combine: Callable[[Sequence[float]], float]) -> Series:
-    """Seed by seed, for the learners and seeds that are in all parts."""
-    combined: dict[str, dict[int, float]] = {}
-    for learner in parts[0]:
-        seeds = set.intersection(*(set(part.get(learner, {})) for part in parts))
-        if seeds:
-            combined[learner] = {seed: combine([part[learner][seed] for part in parts]) for seed in sorted(seeds)}
-    return combined
+def _harmonic(values: pandas.DataFrame) -> pandas.Series:
+    """The harmonic mean of each row; 0 where a value is."""
+    return 1 / (1 / values).mean(axis=1)
 
 
 def _by_learner(results: Sequence[Result]) -> tuple[dict[str, list[Result]], list[str]]:

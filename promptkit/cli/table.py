@@ -8,7 +8,6 @@ import typer
 
 from promptkit.bench.formats import FORMATS, rich_table
 from promptkit.cli import options
-from promptkit.settings import split_names
 
 if TYPE_CHECKING:
     from promptkit.bench.formats import Table
@@ -28,7 +27,10 @@ def table(
     ] = "accuracy",
     compare: Annotated[
         str | None,
-        typer.Option(help="Two learners, such as gopro,coop: their differences, paired by data set and seed."),
+        typer.Option(
+            help="Learners, such as gopro,coop, or all: the differences of every two, paired by data set and seed; over six "
+            "data sets or more, Wilcoxon's test, and Friedman's where there are three learners."
+        ),
     ] = None,
     check: Annotated[
         bool,
@@ -74,14 +76,19 @@ def print_tables(
     """Every protocol, and every data set that one transfers from, has tables of its own."""
     from promptkit.bench.summary import summaries
     from promptkit.bench.tables import all_statistics, comparisons, side_by_side
+    from promptkit.bench.variants import split_learners
     from promptkit.errors import ConfigError
     from promptkit.registry import installed
 
-    pair = split_names(compare or "")
-    if compare is not None and len(pair) != 2:
-        raise ConfigError(f"--compare {compare}: two learners are expected", "such as: --compare gopro,coop")
+    learners = split_learners(compare or "")
+    if learners == ["all"]:
+        learners = list(dict.fromkeys(result.learner for result in results))
+    if compare is not None and len(set(learners)) < max(2, len(learners)):
+        raise ConfigError(
+            f"--compare {compare}: two learners or more are expected, each once", "such as: --compare gopro,coop"
+        )
     found = summaries(results, installed().get("metric", metric))
-    compared = comparisons(found, *pair) if pair else []
+    compared = comparisons(found, learners) if learners else []
     if format_ == "csv":
         tables = compared or [all_statistics(summary) for summary in found]
     else:

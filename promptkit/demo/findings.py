@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 from rich.table import Table
 
-from promptkit.bench.statistics import statistic
+from promptkit.bench.statistics import statistics
 
 Key = tuple[str, str, str]
 """Learner, class set ("base" or "new"), domain."""
@@ -108,8 +108,8 @@ def _certainty(gain: Sequence[float]) -> str:
 
 def _clear(gain: Sequence[float]) -> bool:
     """Does the 95 % interval over seeds, as `promptkit table` prints it, leave 0 out?"""
-    half_width = statistic(gain).half_width
-    return half_width is not None and abs(mean(gain)) > half_width
+    (found,) = statistics(gain).itertuples()
+    return bool(abs(found.mean) > found.half_width)  # not of too few, whose interval is unknown
 
 
 def _signed(gain: Sequence[float]) -> str:

@@ -21,25 +21,20 @@ MARKERS = "osD^vP*X"
 
 def few_shot(summary: Summary, folders: Sequence[Path]) -> Any:
     """Accuracy over shots, as in CoOp's figure 3: a panel for each data set and the average; mean and deviation."""
-    panels: dict[str, Mapping[str, Mapping[int, float]]] = {}
-    for dataset in summary.whole:
-        panels[dataset] = summary.over_domains(dataset, summary.metric.name)
-    if len(panels) > 1:
-        panels = {AVERAGE: summary.series[Row(AVERAGE, "all", summary.metric.name)], **panels}
-    lines: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for dataset, series in panels.items():
-        for name, seeds in series.items():
+    lines: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
+    for dataset, domain in {AVERAGE: "all", **summary.whole}.items():
+        for name, (mean, sd) in _means(summary, Row(dataset, domain, summary.metric.name)).items():
             result = summary.results[name][0]
-            lines.setdefault(dataset, {}).setdefault(result.learner, {})[result.shots] = list(seeds.values())
+            lines.setdefault(dataset, {}).setdefault(result.learner, {})[result.shots] = mean, sd
     if not any(len(shots) > 1 for own in lines.values() for shots in own.values()):
         raise DataError("the results are of one number of shots", "promptkit bench few-shot has several")
     figure, axes = _panels(len(lines), 4)
     for axis, (dataset, own) in zip(axes, lines.items(), strict=False):
         for style, (learner, shots) in zip(_styles(), own.items(), strict=False):
             found = {count: values for count, values in sorted(shots.items()) if count}
-            mean, sd = (np.array([fold(values) for values in found.values()]) for fold in (np.mean, _sd))
-            axis.plot(list(found), mean, label=learner, **style)
-            axis.fill_between(list(found), mean - sd, mean + sd, color=style["color"], alpha=0.15, linewidth=0)
+            means, sds = np.array(list(found.values())).reshape(-1, 2).T
+            axis.plot(list(found), means, label=learner, **style)
+            axis.fill_between(list(found), means - sds, means + sds, color=style["color"], alpha=0.15, linewidth=0)
         axis.set_title(dataset, fontweight="bold" if dataset == AVERAGE else None)
         axis.set_xticks(sorted({count for shots in own.values() for count in shots if count}))
         axis.set_xlabel("training pictures per class")
@@ -134,17 +129,17 @@ def _bars(summary: Summary, panels: Mapping[str, Mapping[str, Row]]) -> Any:
 
     figure, axes = _panels(len(panels), 2, wide=max(len(rows) for rows in panels.values()) > 4)
     for axis, (dataset, rows) in zip(axes, panels.items(), strict=False):
-        learners = [name for name in summary.results if any(name in summary.series[row] for row in rows.values())]
+        found = [_means(summary, row) for row in rows.values()]
+        learners = [name for name in summary.results if any(name in means for means in found)]
         width = 0.8 / len(learners)
         for number, (style, learner) in enumerate(zip(_styles(), learners, strict=False)):
-            there = [(place, row) for place, row in enumerate(rows.values()) if learner in summary.series[row]]
-            values = [list(summary.series[row][learner].values()) for _, row in there]
-            places = [place + (number - (len(learners) - 1) / 2) * width for place, _ in there]
+            there = {place: means[learner] for place, means in enumerate(found) if learner in means}
+            means, sds = zip(*there.values(), strict=True)
             axis.bar(
-                places,
-                [np.mean(one) for one in values],
+                [place + (number - (len(learners) - 1) / 2) * width for place in there],
+                means,
                 width,
-                yerr=[_sd(one) for one in values],
+                yerr=sds,
                 color=style["color"],
                 label=learner,
                 error_kw={"linewidth": 0.8, "ecolor": rcParams["text.color"]},
@@ -179,8 +174,10 @@ def _styles() -> list[dict[str, Any]]:
     ] * 3
 
 
-def _sd(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _means(summary: Summary, row: Row) -> dict[str, tuple[float, float]]:
+    """By learner, mean and standard deviation over seeds, 0 of one; none where no seed has the row in full."""
+    found = summary.statistics.get(row)
+    return {} if found is None else {one.Index: (one.mean, one.sd) for one in found.fillna(0).itertuples()}
 
 
 def _label(summary: Summary) -> str:

@@ -60,7 +60,7 @@ def test_a_metric_that_a_result_has_not_leaves_a_blank_and_one_that_nobody_knows
     assert read.scores["kappa"] == -3.5
     old = replace(written, scores=replace(written.scores, figures={"accuracy": 0.4}), seed=2)
     (summary,) = summaries([written, old], STANDARD["macro_f1"])
-    assert [statistic.n for found in summary.statistics.values() for statistic in found.values()] == [1]
+    assert [count for found in summary.statistics.values() for count in found["n"]] == [1]
     with pytest.raises(DataError, match="no result has the metric 'macro_f1'"):
         summaries([old], STANDARD["macro_f1"])
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
+from pandas import DataFrame, isna
+from scipy.stats import norm
 
 from promptkit.bench.formats import Table
 from promptkit.bench.published import published, published_figure
 from promptkit.bench.results import Result
-from promptkit.bench.statistics import statistic
-from promptkit.bench.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, summaries, summarize
+from promptkit.bench.statistics import friedman, holm, statistics, wilcoxon
+from promptkit.bench.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, Summary, summaries, summarize
 from promptkit.bench.tables import all_statistics, comparisons, side_by_side
 from promptkit.errors import DataError, UnknownNameError
 from promptkit.metrics import STANDARD
@@ -24,18 +27,25 @@ def column(table: Table, name: str) -> dict[tuple[str, ...], str]:
     return {row[: table.labels]: row[place] for row in table.rows}
 
 
+def of(summary: Summary, row: Row, learner: str = "coop") -> Any:
+    """The statistics of a learner: mean, sd, n and half_width."""
+    (found,) = summary.statistics[row].loc[[learner]].itertuples()
+    return found
+
+
 # 97.5 % quantiles of Student's t, as tables print them.
 @pytest.mark.parametrize(("n", "quantile"), [(3, 4.303), (4, 3.182), (5, 2.776), (11, 2.228), (31, 2.042)])
 def test_the_interval_is_students(n: int, quantile: float) -> None:
     values = list(np.random.default_rng(n).normal(70, 5, n))
-    found = statistic(values)
+    (found,) = statistics(values).itertuples()
     assert found.mean == pytest.approx(np.mean(values))
     assert found.sd == pytest.approx(np.std(values, ddof=1))
     assert found.half_width == pytest.approx(quantile * np.std(values, ddof=1) / np.sqrt(n), rel=3e-4)
 
 
 def test_one_value_has_no_spread() -> None:
-    assert (statistic([3.0]).mean, statistic([3.0]).sd, statistic([3.0]).half_width) == (3.0, None, None)
+    (found,) = statistics([3.0]).itertuples()
+    assert (found.mean, found.n, isna(found.sd), isna(found.half_width)) == (3.0, 1, True, True)
 
 
 def test_an_interval_of_a_share_ends_where_shares_end(result: MakeResult) -> None:
@@ -51,7 +61,7 @@ def test_an_interval_of_a_share_ends_where_shares_end(result: MakeResult) -> Non
         mean = 100 * np.mean(found)
         assert ends[learner] == pytest.approx((max(0, mean - half), min(100, mean + half)), abs=0.01)
     assert (ends["coop"][0], ends["gopro"][1]) == (0, 100)
-    (compared,) = comparisons([summary], "gopro", "coop")
+    (compared,) = comparisons([summary], ["gopro", "coop"])
     assert compared.rows[0][4] == "+100.00"
     assert "interval" not in table.title + compared.title
 
@@ -63,7 +73,7 @@ def test_below_three_seeds_the_reason_stands_for_the_interval(result: MakeResult
     table = all_statistics(summarize(results))
     assert {row[4:8] for row in table.rows} == {("35.00", "7.07", "", "")}
     assert table.title.endswith("statistics over seeds, %; no 95 % interval from fewer than 3 seeds")
-    (compared,) = comparisons([summarize(results)], "gopro", "coop")
+    (compared,) = comparisons([summarize(results)], ["gopro", "coop"])
     assert compared.rows[0][1:5] == ("+0.00", "0.00", "", "")
     assert compared.title.endswith("no 95 % interval from fewer than 3 pairs")
 
@@ -78,11 +88,11 @@ def test_both_harmonic_means(result: MakeResult) -> None:
     def harmonic(a: float, b: float) -> float:
         return 2 * a * b / (a + b)
 
-    of_means = summary.statistics[Row("DTD", "all", OF_MEANS)]["coop"]
+    of_means = of(summary, Row("DTD", "all", OF_MEANS))
     assert of_means.mean == pytest.approx(100 * harmonic(0.85, 0.45))
-    assert of_means.sd is None
+    assert isna(of_means.sd)
     seeds = [100 * harmonic(base[seed], new[seed]) for seed in (1, 2)]
-    of_seeds = summary.statistics[Row("DTD", "all", OF_SEEDS)]["coop"]
+    of_seeds = of(summary, Row("DTD", "all", OF_SEEDS))
     assert (of_seeds.mean, of_seeds.sd) == pytest.approx((np.mean(seeds), np.std(seeds, ddof=1)))
     assert of_means.mean != pytest.approx(of_seeds.mean)
 
@@ -98,12 +108,12 @@ def test_means_over_domains_and_data_sets_go_seed_by_seed(result: MakeResult) ->
         ]
     )
     means = {s: {t: 50 * (accuracy[t, "photo", s] + accuracy[t, "sketch", s]) for t in "AB"} for s in (1, 2, 3)}
-    found = summary.statistics[Row("A", MEAN, "accuracy")]["coop"]
+    found = of(summary, Row("A", MEAN, "accuracy"))
     assert (found.mean, found.n) == (pytest.approx(np.mean([means[s]["A"] for s in means])), 3)
     worst = [100 * min(accuracy["B", "photo", s], accuracy["B", "sketch", s]) for s in (1, 2, 3)]
-    assert summary.statistics[Row("B", WORST, "accuracy")]["coop"].mean == pytest.approx(np.mean(worst))
+    assert of(summary, Row("B", WORST, "accuracy")).mean == pytest.approx(np.mean(worst))
     averages = [(means[s]["A"] + means[s]["B"]) / 2 for s in means]
-    found = summary.statistics[Row(AVERAGE, "all", "accuracy")]["coop"]
+    found = of(summary, Row(AVERAGE, "all", "accuracy"))
     assert (found.mean, found.sd) == pytest.approx((np.mean(averages), np.std(averages, ddof=1)))
 
 
@@ -113,7 +123,7 @@ def test_an_average_never_mixes_what_is_missing(result: MakeResult) -> None:
         [*both, result(0.9, title="A", dataset="A", seed=2), result(0.9, title="A", dataset="A", learner="gopro")]
     )
     found = summary.statistics[Row(AVERAGE, "all", "base")]
-    assert {learner: (one.mean, one.n) for learner, one in found.items()} == {"coop": (50.0, 1)}
+    assert {one.Index: (one.mean, one.n) for one in found.itertuples()} == {"coop": (50.0, 1)}
 
 
 def test_what_no_seed_has_in_full_has_no_row(result: MakeResult) -> None:
@@ -130,7 +140,7 @@ def test_what_no_seed_has_in_full_has_no_row(result: MakeResult) -> None:
     assert len(side_by_side(summary).rows) == 4
     assert len(all_statistics(summary).rows) == 8
     with pytest.raises(DataError, match="no data set and seed in common"):
-        comparisons([summary], "coop", "gopro")
+        comparisons([summary], ["coop", "gopro"])
 
     halves = summarize([result(0.5, classes="base", seed=1), result(0.5, classes="new", seed=2)])
     assert [row.figure for row in halves.statistics] == ["base", "new", OF_MEANS]
@@ -147,9 +157,9 @@ def test_transfers_from_two_data_sets_are_two_tables(result: MakeResult) -> None
     ]
     of_a, of_b = summaries(results)
     assert ("trained on a" in of_a.title, "trained on b" in of_b.title) == (True, True)
-    assert (of_a.whole, of_b.whole) == (["b", "c"], ["a", "c"])
-    averages = [summary.statistics[Row(AVERAGE, "all", "accuracy")] for summary in (of_a, of_b)]
-    assert [found["coop"].mean for found in averages] == pytest.approx([25, 20])
+    assert (list(of_a.whole), list(of_b.whole)) == (["b", "c"], ["a", "c"])
+    averages = [of(summary, Row(AVERAGE, "all", "accuracy")) for summary in (of_a, of_b)]
+    assert [found.mean for found in averages] == pytest.approx([25, 20])
     assert [summary.protocol for summary in summaries([*results, result(0.5)])] == [
         "base-to-new",
         *2 * ["cross-dataset"],
@@ -163,7 +173,7 @@ def test_the_source_of_a_transfer_is_shown_and_not_averaged(result: MakeResult) 
         [result(x, dataset=name, title=title, **about) for name, (title, x) in reversed(titles.items())]
     )
     assert [row.dataset for row in summary.statistics] == ["ImageNet", "Caltech101", "DTD", AVERAGE]
-    assert summary.statistics[Row(AVERAGE, "all", "accuracy")]["coop"].mean == pytest.approx(40)
+    assert of(summary, Row(AVERAGE, "all", "accuracy")).mean == pytest.approx(40)
 
 
 def test_the_best_is_marked_once_or_shared(result: MakeResult) -> None:
@@ -200,7 +210,7 @@ def test_learners_are_told_apart_by_what_differs(result: MakeResult) -> None:
 def test_data_sets_of_one_title_are_told_apart(result: MakeResult) -> None:
     ours = result(0.7, dataset="DTD", split="given")
     summary = summarize([result(0.8), ours])
-    assert {row.dataset: round(found["coop"].mean) for row, found in summary.statistics.items()} == {
+    assert {row.dataset: round(of(summary, row).mean) for row in summary.statistics} == {
         "DTD (dtd, published)": 80,
         "DTD (DTD, given)": 70,
         AVERAGE: 75,
@@ -221,7 +231,7 @@ def test_templates_are_told_apart_where_one_thing_was_asked_with_several(result:
     assert list(summarize(own).results) == ["zeroshot", "coop"]
     several = summarize([*own, asked(0.4, "one {}"), asked(0.3, "one {}\ntwo {}"), asked(0.2, "one {}\n2 {}")])
     row = several.statistics[Row("DTD", "all", "base")]
-    means = {learner: found.mean for learner, found in row.items()}
+    means = row["mean"].to_dict()
     assert means.pop("coop") == 70
     assert (means.pop("zeroshot '{} texture.'"), means.pop("zeroshot 'one {}'")) == (50, 40)
     assert sorted(means.values()) == [20, 30]
@@ -235,11 +245,11 @@ def test_learners_are_compared_wherever_both_are(result: MakeResult) -> None:
         for learner, shots, accuracy in (("gopro", 1, 0.5), ("gopro", 2, 0.6), ("coop", 2, 0.3), ("coop", 4, 0.2))
     ]
     results += [result(0.9, learner="gopro"), result(0.9, protocol="cross-dataset", classes="all", source="imagenet")]
-    (table,) = comparisons(summaries(results), "gopro", "coop")
+    (table,) = comparisons(summaries(results), ["gopro", "coop"])
     assert "few-shot" in table.title
     assert "gopro 2 shots less coop 2 shots" in table.title
     assert table.rows[0][:2] == ("accuracy", "+30.00")
-    (same,) = comparisons(summaries(results), "gopro 1 shot", "coop 4 shots")
+    (same,) = comparisons(summaries(results), ["gopro 1 shot", "coop 4 shots"])
     assert same.rows[0][:2] == ("accuracy", "+30.00")
 
 
@@ -250,18 +260,72 @@ def test_learners_are_compared_pair_by_pair(result: MakeResult) -> None:
         for learner, x in zip(("gopro", "coop"), pair, strict=True):
             results.append(result(x, title=title, dataset=title, seed=seed, learner=learner))
     results.append(result(0.9, title="A", dataset="A", seed=3, learner="gopro"))
-    (table,) = comparisons([summarize(results)], "gopro", "coop")
+    (table,) = comparisons([summarize(results)], ["gopro", "coop"])
     (row,) = table.rows
     differences = [100 * (one - other) for one, other in values.values()]
     assert row[:3] == ("base", f"{np.mean(differences):+.2f}", f"{np.std(differences, ddof=1):.2f}")
     half = 3.1824 * np.std(differences, ddof=1) / 2
     assert row[3:5] == (f"{np.mean(differences) - half:+.2f}", f"{np.mean(differences) + half:+.2f}")
-    assert row[5:] == ("2", "1", "1", "4")
+    assert row[5:] == ("2", "1", "1", "4", "", "")
     with pytest.raises(UnknownNameError, match="did you mean 'coop'"):
-        comparisons([summarize(results)], "gopro", "cop")
+        comparisons([summarize(results)], ["gopro", "cop"])
     alone = [result(0.5), result(0.5, learner="gopro", seed=2)]
     with pytest.raises(DataError, match="no data set and seed in common"):
-        comparisons([summarize(alone)], "gopro", "coop")
+        comparisons([summarize(alone)], ["gopro", "coop"])
+
+
+# AUC of C4.5 and three variants on 14 data sets: Demšar, JMLR 2006, table 6.
+AUC = """
+.763 .768 .771 .798  .599 .591 .590 .569  .954 .971 .968 .967  .628 .661 .654 .657  .882 .888 .886 .898  .936 .931 .916 .931
+.661 .668 .609 .685  .583 .583 .563 .625  .775 .838 .866 .875  1 1 1 1  .940 .962 .965 .962  .619 .666 .614 .669
+.972 .981 .975 .975  .957 .978 .946 .970
+"""
+
+
+def test_learners_are_tested_over_data_sets_as_demsar_has_it() -> None:
+    auc = DataFrame(np.array(AUC.split(), float).reshape(14, 4), columns=["C4.5", "+m", "+cf", "+m+cf"])
+    # His Wilcoxon test of the first two has T = 12.
+    z = (12 - 14 * 15 / 4) / np.sqrt(14 * 15 * 29 / 24)
+    assert wilcoxon(auc)["C4.5", "+m"][0] == pytest.approx(2 * norm.cdf(z), rel=0.01)
+    untied = auc[auc.nunique(axis=1) == 4]
+    n, k = untied.shape
+    ranks = untied.rank(axis=1).mean()
+    chi2 = 12 * n / (k * (k + 1)) * ((ranks**2).sum() - k * (k + 1) ** 2 / 4)
+    found = friedman(untied)
+    assert found[:3:2] == pytest.approx((chi2, (n - 1) * chi2 / (n * (k - 1) - chi2)))
+    assert found[3] < found[1]
+    assert friedman(auc.iloc[[9] * 6]) == (0, 1, 0, 1)
+    assert list(holm(np.array([0.01, 0.04, 0.03, 0.005]))) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_several_learners_are_compared_two_at_a_time_and_ranked(result: MakeResult) -> None:
+    rng = np.random.default_rng(0)
+    better = {"zeroshot": 0.0, "coop": 0.1, "gopro": 0.2}
+    results = [
+        result(round(0.3 + bonus + rng.uniform(0, 0.05), 3), learner=learner, dataset=name, title=name, seed=seed)
+        for learner, bonus in better.items()
+        for name in "ABCDEFG"
+        for seed in (1, 2)
+    ]
+    pairs, ranks = comparisons([summarize(results)], ["zeroshot", "coop", "gopro"])
+    assert [row[:3] for row in pairs.rows] == [
+        ("base", "zeroshot", "coop"), ("base", "zeroshot", "gopro"), ("base", "coop", "gopro")
+    ]  # fmt: skip
+    # Of seven data sets all go one way: p = 2 / 2 ** 7, and three times that by Holm.
+    assert {row[-2:] for row in pairs.rows} == {("0.0156", "0.0469")}
+    assert {row[-3] for row in pairs.rows} == {"14"}
+    (row,) = ranks.rows
+    assert row == ("base", "7", "14", "0.000912", "inf", "0", "3.00", "2.00", "1.00")
+    assert ranks.best == {(0, ranks.columns.index("gopro"))}
+    ece = comparisons([summarize(results, STANDARD["ece"])], ["zeroshot", "coop", "gopro"])[1]
+    assert ece.rows[0][-3:] == ("3.00", "2.00", "1.00")
+    few = [one for one in results if one.dataset in "ABC"]
+    pairs, ranks = comparisons([summarize(few)], ["zeroshot", "coop", "gopro"])
+    assert {row[-2:] for row in pairs.rows} == {("", "")}
+    assert ranks.title.endswith("no test over data sets: it needs 6 that all learners have, and there are 3")
+    assert not ranks.rows
+    (pair,) = comparisons([summarize(results)], ["gopro", "coop"])
+    assert pair.rows[0][-2:] == ("0.0156", "0.0156")
 
 
 def test_the_published_figure_stands_beside_the_same_thing(result: MakeResult) -> None:

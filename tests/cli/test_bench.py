@@ -538,7 +538,7 @@ def test_rows_that_were_made_with_different_things_are_found(results: Path, prom
         (("--format", "latx"), "no format named 'latx'; did you mean 'latex'?"),
         (("--metric", "acc"), "no metric named 'acc'"),
         (("--protocol", "few-shots"), "no protocol named 'few-shots'"),
-        (("--compare", "gopro"), "--compare gopro: two learners are expected"),
+        (("--compare", "gopro"), "--compare gopro: two learners or more are expected"),
         (("--compare", "gopro,cop"), "no learner named 'cop'; did you mean 'coop'?"),
     ],
 )
