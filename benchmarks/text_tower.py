@@ -11,6 +11,7 @@ from measuring import best, check, classnames, learner_for, report
 from torch import Tensor
 
 from promptkit.backbones.packed import Layout, encode_packed
+from promptkit.backbones.plain_text import Rows
 from promptkit.backbones.segments import Segment
 from promptkit.backbones.text_tower import TextTower, mark_slots
 from promptkit.tensors import ClassTokens, TextPrompts
@@ -70,7 +71,9 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
     loops: dict[str, Encode] = {
         "plain": lambda image, part: plain.encode_text(backbone, image, parts[part]),
         "trimmed": lambda image, part: plain.encode_text(backbone, image, parts[part], longest),
-        "shared": lambda image, part: encode_packed(backbone.text_tower, image[None, None], None, layouts[part])[0],
+        "shared": lambda image, part: encode_packed(backbone.text_tower, Rows(image[None, None]), layouts[part])[
+            0, :, 0
+        ],
     }
     packed(1)  # constants are computed once
     repeats = 1 if n_classes > 100 else 2
@@ -89,7 +92,7 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
     image = {name: tuple(t / few for t in times[name]) for name in loops}
     image |= {f"packed {size}": tuple(t / size for t in times[f"packed {size}"]) for size in sizes}
     base = image["plain"]
-    tokens = backbone.encoder._layout(classes, range(n_classes), False, torch.device("cpu")).tokens
+    tokens = backbone.encoder._layout(classes, range(n_classes), Rows(context[:1, None])).tokens
     block = sum(p.numel() for p in backbone.text_tower.blocks[0].parameters() if p.ndim == 2)
     flops = 4 * tokens * block * backbone.text_depth  # of a picture: forward, and backward to the inputs
     report(

@@ -62,6 +62,7 @@ PUBLIC_MODULES = (
     "promptkit.data.layouts",
     "promptkit.data.selection",
     "promptkit.distributed",
+    "promptkit.edits",
     "promptkit.errors",
     "promptkit.hooks",
     "promptkit.learner",

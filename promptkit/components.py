@@ -25,7 +25,7 @@ from promptkit.backbones.base import Backbone, Intermediates, Position
 from promptkit.errors import ConfigError
 from promptkit.scene import Scene as Scene
 from promptkit.scene import TeacherRun as TeacherRun
-from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts, View
+from promptkit.tensors import ClassTokens, ImageFeatures, ImagePrompts, Outputs, TextPrompts, View
 from promptkit.views import NoOptions as NoOptions
 from promptkit.views import PipelineViews as PipelineViews
 from promptkit.views import PlainViews as PlainViews
@@ -55,8 +55,8 @@ class PromptGenerator(nn.Module, ABC):
         """Which vision blocks `text` reads, and how each one's tokens are reduced."""
         return None
 
-    def vision(self) -> Float[Tensor, "J #B M V"] | None:
-        """Prompts for the first J blocks of the image tower, or None."""
+    def vision(self) -> ImagePrompts | Float[Tensor, "J #B M V"] | None:
+        """What is put into the image tower: prompts for its first J blocks, more in `ImagePrompts`, or None."""
         return None
 
     @abstractmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptkit.components import ContextPrompts, Views
 from promptkit.learner import Learner
-from promptkit.tensors import Batch, TextPrompts
+from promptkit.tensors import Batch, ImagePrompts, TextPrompts
 
 
 class Defect(Exception):  # noqa: N818
@@ -36,24 +36,29 @@ def check_shapes(learner: Learner, pixels: Tensor) -> None:
     backbone, prompts = learner.scene.backbone, learner.prompts
     n, classes, width = len(pixels), len(learner.classnames), backbone.joint_width
     vision = prompts.vision()
-    if vision is not None:
-        _shape("prompts.vision()", vision, "J #B M V", J=None, B=(1, n), M=None, V=backbone.intermediate_widths[0])
+    tokens = vision.tokens if isinstance(vision, ImagePrompts) else vision
+    if tokens is not None:
+        _shape("prompts.vision()", tokens, "J #B M V", J=None, B=(1, n), M=None, V=backbone.intermediate_widths[0])
     features = learner.image_features(Batch.of(pixels))
-    tokens = prompts.class_tokens(learner.classnames)
-    places = tokens.context_positions.shape[1]
+    asked = prompts.class_tokens(learner.classnames)
+    places = asked.context_positions.shape[1]
     if isinstance(prompts, ContextPrompts):
         said = prompts.text(features)
         if not isinstance(said, TextPrompts):
             raise Defect(f"prompts.text() returns {type(said).__name__}: return a TextPrompts", "prompts")
         sizes: dict[str, Any] = {"B": (1, n), "C": (1, classes), "K": None, "M": places, "W": backbone.text_width}
-        _shape("the context of prompts.text()", said.context, "#B #C K M W", **sizes)
+        if said.context is not None:
+            _shape("the context of prompts.text()", said.context, "#B #C K M W", **sizes)
         if said.deep is not None:
-            _shape("deep of prompts.text()", said.deep, "J M W", J=None, M=places, W=backbone.text_width)
-        if len(said.context) > 1 and not prompts.conditional:
+            _shape("deep of prompts.text()", said.deep, "J #C M W", J=None, **sizes)
+        if said.read_only is not None:
+            _shape("read_only of prompts.text()", said.read_only, "#B #C Q W", Q=None, **sizes)
+        own = [len(given) for given in (said.context, said.read_only) if given is not None]
+        if max(own, default=1) > 1 and not prompts.conditional:
             raise Defect(
                 "prompts.text() gives a context for each image: set `conditional = True` on the class", "prompts"
             )
-    text = prompts.encode(features, tokens)
+    text = prompts.encode(features, asked)
     _shape("prompts.encode()", text, "#B C K D", B=(1, n), C=classes, K=None, D=width)
     image, projected = learner.projector.image(features.pooled), learner.projector.text(text)
     _shape("projector.image()", image, "B E", B=n, E=None)

@@ -201,6 +201,7 @@ class Learner(nn.Module):
             image_projected=self.projector.image(features.pooled),
             text_projected=self.projector.text(text),
             patches=features.patches,
+            prompts=features.prompts,
         )
 
     def teacher(self, batch: Batch, view: View) -> Teacher | None:

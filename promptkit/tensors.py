@@ -7,17 +7,19 @@ Axis letters, the same everywhere:
     W  text width            V  vision width         D  joint width
     E  projected width       T  read blocks        J  blocks that take deep prompts
     N  tokens of a vision block                      #B  B or 1 (likewise #C)
+    r  rank of a delta, of a weight (O I)            Q  read-only prompts of a class
 
 Shapes are jaxtyping annotations. The test suite executes them; at run time they cost nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from promptkit.edits import NO_EDITS, Edits
 from promptkit.errors import PluginError
 
 
@@ -36,56 +38,88 @@ class ImageFeatures:
     intermediates: tuple[Float[Tensor, "B ..."], ...] = ()
     views: tuple[str, ...] = ("image",)
     """The views that are concatenated along B, all equally long."""
+    prompts: Float[Tensor, "B M D"] | None = None
+    """What the last block put out where prompts stand, projected, of any norm; filled where `ImagePrompts.keep` asks."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "ImageFeatures":
+        """The same of every tensor; the views stay."""
+        return replace(
+            self,
+            pooled=function(self.pooled),
+            patches=None if self.patches is None else function(self.patches),
+            intermediates=tuple(map(function, self.intermediates)),
+            prompts=None if self.prompts is None else function(self.prompts),
+        )
 
     def to(self, device: torch.device) -> "ImageFeatures":
-        patches = None if self.patches is None else self.patches.to(device, non_blocking=True)
-        intermediates = tuple(intermediate.to(device, non_blocking=True) for intermediate in self.intermediates)
-        return ImageFeatures(self.pooled.to(device, non_blocking=True), patches, intermediates, self.views)
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    @staticmethod
+    def cat(parts: "Sequence[ImageFeatures]") -> "ImageFeatures":
+        """Rows after rows. At least one part; all have the same views and hold the same."""
+        patches = [part.patches for part in parts if part.patches is not None]
+        prompts = [part.prompts for part in parts if part.prompts is not None]
+        return ImageFeatures(
+            torch.cat([part.pooled for part in parts]),
+            torch.cat(patches) if patches else None,
+            tuple(torch.cat(block) for block in zip(*(part.intermediates for part in parts), strict=True)),
+            parts[0].views,
+            torch.cat(prompts) if prompts else None,
+        )
 
     @staticmethod
     def together(parts: "Sequence[ImageFeatures]") -> "ImageFeatures":
         """Those of several batches in the same views, one after the other. At least one."""
         split = [part.split() for part in parts]
         seen = [part[name] for name in parts[0].views for part in split]  # view by view
-        patches = [part.patches for part in seen if part.patches is not None]
-        intermediates = zip(*(part.intermediates for part in seen), strict=True)
-        return ImageFeatures(
-            torch.cat([part.pooled for part in seen]),
-            torch.cat(patches) if patches else None,
-            tuple(torch.cat(block) for block in intermediates),
-            parts[0].views,
-        )
+        return replace(ImageFeatures.cat(seen), views=parts[0].views)
 
     def rows(self, rows: Int[Tensor, " b"]) -> "ImageFeatures":
         """The features of some of the images, in all views."""
         images = len(self.pooled) // len(self.views)
         rows = torch.cat([rows + images * view for view in range(len(self.views))])
-        patches = None if self.patches is None else self.patches[rows]
-        return ImageFeatures(
-            self.pooled[rows], patches, tuple(intermediate[rows] for intermediate in self.intermediates), self.views
-        )
+        return self.map(lambda tensor: tensor[rows])
 
     def split(self) -> dict[str, "ImageFeatures"]:
         """The features of each view."""
-        n = len(self.views)
-        pooled = self.pooled.chunk(n)
-        patches = self.patches.chunk(n) if self.patches is not None else [None] * n
-        intermediates = [intermediate.chunk(n) for intermediate in self.intermediates]
+        n = len(self.pooled) // len(self.views)
         return {
-            name: ImageFeatures(
-                pooled[i], patches[i], tuple(intermediate[i] for intermediate in intermediates), (name,)
-            )
+            name: replace(self.map(lambda tensor, i=i: tensor[i * n : (i + 1) * n]), views=(name,))  # type: ignore[misc]
             for i, name in enumerate(self.views)
         }
 
 
 @dataclass(frozen=True, eq=False)
 class TextPrompts:
-    """Context vectors for the text tower: one set per image or shared, one per class or shared."""
+    """What a learner puts into the text tower: context vectors, one set per image or shared, one per class or shared."""
 
-    context: Float[Tensor, "#B #C K M W"]
-    deep: Float[Tensor, "J M W"] | None = None
-    """`deep[j]` replaces the context tokens at the input of block j + 1."""
+    context: Float[Tensor, "#B #C K M W"] | None
+    """None: the open places are empty, seen by nothing and counted in no position, up to block `first`."""
+    deep: Float[Tensor, "J #C M W"] | None = None
+    """`deep[j]` takes the place of the context tokens at the input of block `first + j`."""
+    first: int = 1
+    read_only: Float[Tensor, "#B #C Q W"] | None = None
+    """Q tokens behind each text, without positions, that see what its end token sees, and that nothing sees: neither the
+    text, nor one another, nor they themselves. What they become is the features, Q of a class in place of K (RPO)."""
+    edits: Edits = NO_EDITS
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrompts:
+    """What a learner puts into the image tower, which then has to run for every picture: no bank serves it."""
+
+    tokens: Float[Tensor, "J #B M V"] | None = None
+    """`tokens[j]` stand at the input of block `first + j`, in place of those that the block before put out, and are
+    dropped before pooling. Those of block 0 enter among the embedded patches, in front of the norm that a tower may have
+    before its blocks, as in MaPLe, VPT and PromptSRC."""
+    first: int = 0
+    read_only: bool = False
+    """They see the picture; nothing sees them: neither the picture, nor one another, nor they themselves (RPO)."""
+    keep: bool = False
+    """Are their outputs kept as `ImageFeatures.prompts`? They are normed by the tower's last norm, and projected."""
+    projection: Float[Tensor, "V D"] | None = None
+    """What projects them; None is the tower's own projection."""
+    edits: Edits = NO_EDITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +212,8 @@ class View:
     image_projected: Float[Tensor, "B E"]
     text_projected: Float[Tensor, "#B C K E"]
     patches: Float[Tensor, "B P D"] | None = None
+    prompts: Float[Tensor, "B M D"] | None = None
+    """As in `ImageFeatures`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -225,7 +225,7 @@ def test_the_site_is_whole_and_fetches_nothing(site: Path) -> None:
     assert missing == []
     # Shapes come through whole, "#" and all.
     prompts = html.unescape(re.sub(r"<[^>]+>", "", (site / "components/prompts.html").read_text()))
-    assert 'vision() -> Float[Tensor, "J #B M V"] | None' in prompts
+    assert 'vision() -> ImagePrompts | Float[Tensor, "J #B M V"] | None' in prompts
 
 
 CUT = """[...document.querySelectorAll(".md-content :is(table, svg, img, pre)")].filter(part => {

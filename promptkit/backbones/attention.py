@@ -11,7 +11,7 @@ from promptkit.backbones.segments import Bucket, Segment
 Keys = tuple[Tensor, Tensor]
 """Keys and values of a prefix, (#R H P d) each."""
 Queries = Literal["all", "last"]
-"""Which tokens ask: all, or the last of each text."""
+"""Which tokens ask: all, or those that see what the last of each text sees, as many for each (at least itself)."""
 
 
 def attend(
@@ -22,12 +22,12 @@ def attend(
     prefix: Keys | None,
     queries: Queries = "all",
 ) -> Float[Tensor, "R queries H d"]:
-    attended = [_attend(q, k, v, bucket, prefix, queries) for bucket in segment.buckets]
+    attended = [_attend(q, k, v, segment, bucket, prefix, queries) for bucket in segment.buckets]
     return attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, prefix: Keys | None, queries: Queries
+    q: Tensor, k: Tensor, v: Tensor, segment: Segment, bucket: Bucket, prefix: Keys | None, queries: Queries
 ) -> Float[Tensor, "R tokens H d"]:
     """Attention of one bucket's queries to the prefix and, causally, to their own text.
 
@@ -42,7 +42,8 @@ def _attend(
     if queries == "all":
         q, visible = padded(q), bucket.causal
     else:
-        q, visible = q[:, bucket.texts].permute(0, 2, 1, 3)[:, :, :, None], bucket.until_last
+        each = torch.unflatten(q, 1, (len(segment.last), -1))[:, bucket.texts]
+        q, visible = each.permute(0, 3, 1, 2, 4), bucket.until_last
     k, v = padded(k), padded(v)
     q = q * q.shape[-1] ** -0.5
     scores = (q @ k.transpose(-1, -2)).masked_fill(~visible, -torch.inf)

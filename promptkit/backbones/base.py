@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from promptkit.edits import Weight
+from promptkit.errors import BackboneError
 from promptkit.settings import BackboneSettings as BackboneSettings
-from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
+from promptkit.tensors import ClassTokens, ImageFeatures, ImagePrompts, TextPrompts
 
 Position = Literal["end", "middle", "front"]
 """Where the class name stands in the prompt."""
@@ -39,6 +41,82 @@ class Intermediates:
     reduce: Callable[[Float[Tensor, "B N V"]], Float[Tensor, "B ..."]]
     blocks: Sequence[int] | None = None
     """Counted from 0, negative from the end; None reads all that the tower offers."""
+
+
+class Blocks(ABC):
+    """A tower on foot: its blocks one after the other over all tokens, plain and slow. Gradients flow as in any module."""
+
+    depth: int
+    """How many blocks there are."""
+    width: int
+    """Of a token."""
+
+    @abstractmethod
+    def block(self, index: int, tokens: Float[Tensor, "N L W"], mask: Tensor | None = None) -> Float[Tensor, "N L W"]:
+        """What a block makes of tokens.
+
+        Args:
+            index: Of the block, from 0 on.
+            tokens: (N L W).
+            mask: Additive, (L L) or (N L L): -inf where a token (row) may not look at another (column). None: all look at
+                all, so hand over `mask()` in a text tower.
+
+        Returns:
+            As many tokens.
+        """
+
+    @abstractmethod
+    def read(self, tokens: Float[Tensor, "... W"]) -> Float[Tensor, "... D"]:
+        """The tower's last norm and its projection, token by token, to features of unit norm."""
+
+    @abstractmethod
+    def weight_shape(self, index: int, weight: Weight) -> tuple[int, int]:
+        """(O I) of a weight that a delta may change, such as "q". Raises BackboneError for one that no block has."""
+
+
+class TextBlocks(Blocks):
+    """A text tower on foot."""
+
+    @abstractmethod
+    def embed(self, classes: ClassTokens, context: Float[Tensor, "#C M W"] | None = None) -> Float[Tensor, "C Lplus W"]:
+        """The input of block 0, positions included: all L of every text, and one more where a tower appends a class token.
+
+        Args:
+            classes: Ids (C L) with M open places.
+            context: What stands there, where there are open places.
+
+        Returns:
+            (C L W).
+        """
+
+    @abstractmethod
+    def mask(self, classes: ClassTokens) -> Tensor | None:
+        """The tower's own mask, such as the causal one (L L); None where it has none."""
+
+    @abstractmethod
+    def read_at(self, classes: ClassTokens) -> Int[Tensor, " C"]:
+        """The position at which each text is read."""
+
+
+class ImageBlocks(Blocks):
+    """An image tower on foot."""
+
+    class_token: Float[Tensor, " V"]
+    """Its embedding, without the position."""
+
+    @abstractmethod
+    def embed(
+        self, pixels: Float[Tensor, "B 3 H Wd"], tokens: Float[Tensor, "#B M V"] | None = None
+    ) -> Float[Tensor, "B N V"]:
+        """The input of block 0: class token, patches, and more tokens behind them, in front of the norm if there is one.
+
+        Args:
+            pixels: (B 3 H Wd).
+            tokens: (#B M V), without positions.
+
+        Returns:
+            (B N V), the class token first; it is what `encode_image` reads.
+        """
 
 
 class Backbone(nn.Module, ABC):
@@ -90,19 +168,15 @@ class Backbone(nn.Module, ABC):
     def encode_image(
         self,
         pixels: Float[Tensor, "B 3 H Wd"],
-        prompts: Float[Tensor, "J #B M V"] | None = None,
+        prompts: ImagePrompts | Float[Tensor, "J #B M V"] | None = None,
         intermediates: Intermediates | None = None,
         patches: bool = False,
     ) -> ImageFeatures:
         """Run the image tower. Without prompts nothing is recorded for gradients.
 
-        `prompts[0]` are M extra tokens among the embedded patches, in front of the norm that a tower may have before its
-        blocks (`clip/model.py` of MaPLe, which VPT and PromptSRC share); `prompts[j]` stand at the input of block j, in
-        place of those that block j - 1 put out. They are dropped before pooling.
-
         Args:
             pixels: (B 3 H Wd), as `image` says they are prepared.
-            prompts: (J #B M V) for the first J blocks.
+            prompts: What a learner puts in; a tensor (J #B M V) is `ImagePrompts.tokens` from block 0 on.
             intermediates: Which blocks to read, and how each one's tokens are reduced.
             patches: Return the patch features as well.
 
@@ -110,19 +184,22 @@ class Backbone(nn.Module, ABC):
             Pooled features (B D) of unit norm, and what was asked for.
 
         Raises:
-            BackboneError: When the tower can't take prompts or has no patch features.
+            BackboneError: When the tower can't take prompts or edits, they don't fit, or it has no patch features.
         """
 
     @abstractmethod
     def encode_text(self, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
-        """Unit-norm features of every class under every context, differentiable in the prompts.
+        """Unit-norm features of every class under every context, differentiable in the prompts and edits.
 
         Args:
-            prompts: Contexts (#B #C K M W), and deep prompts (J M W) where there are any.
+            prompts: Contexts (#B #C K M W), and what else there is.
             classes: Ids (C L) with M open places.
 
         Returns:
             (#B C K D).
+
+        Raises:
+            BackboneError: When prompts or edits don't fit the tower or the classes.
         """
 
     @abstractmethod
@@ -151,6 +228,16 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def embed_words(self, words: str) -> Float[Tensor, "M W"]:
         """Token embeddings of a text, without start and end: to start context vectors from words."""
+
+    @property
+    def text_blocks(self) -> TextBlocks:
+        """The text tower on foot. Raises BackboneError where it can't be walked."""
+        raise BackboneError(f"the text tower of {self.name} can't be walked block by block")
+
+    @property
+    def image_blocks(self) -> ImageBlocks:
+        """The image tower on foot. Raises BackboneError where it can't be walked."""
+        raise BackboneError(f"the image tower of {self.name} can't be walked block by block")
 
     def use_less_memory(self) -> bool:
         """Compute in smaller pieces from now on, after a device ran out of memory. False: they are the smallest."""

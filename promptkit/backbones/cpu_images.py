@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from promptkit.tensors import ImageFeatures
+from promptkit.tensors import ImageFeatures, ImagePrompts
 
 BLOCK_BYTES = 32 << 20
 """At most this large is a layer's output in one pass: the largest block that every glibc can keep on its heap."""
@@ -25,7 +26,7 @@ KEPT_BYTES = 256 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _CHOSEN_BY_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 
-Encode = Callable[[Float[Tensor, "B 3 H Wd"], Float[Tensor, "J #B M V"] | None], ImageFeatures]
+Encode = Callable[[Float[Tensor, "B 3 H Wd"], ImagePrompts | None], ImageFeatures]
 
 
 @cache
@@ -59,17 +60,12 @@ def largest_output(tower: nn.Module, pixels: Float[Tensor, "B 3 H Wd"]) -> int:
 
 
 def encode_in_chunks(
-    encode: Encode, pixels: Float[Tensor, "B 3 H Wd"], prompts: Float[Tensor, "J #B M V"] | None, step: int
+    encode: Encode, pixels: Float[Tensor, "B 3 H Wd"], prompts: ImagePrompts | None, step: int
 ) -> ImageFeatures:
     """`encode` of `step` images at a time; prompts are one for all images, or one for each."""
     chunks = torch.split(pixels, step)
-    each = [prompts] * len(chunks) if prompts is None or prompts.shape[1] == 1 else torch.split(prompts, step, dim=1)
+    each = [prompts] * len(chunks)
+    if prompts is not None and prompts.tokens is not None and prompts.tokens.shape[1] > 1:
+        each = [replace(prompts, tokens=tokens) for tokens in torch.split(prompts.tokens, step, dim=1)]
     parts = [encode(some, own) for some, own in zip(chunks, each, strict=True)]
-    if len(parts) == 1:
-        return parts[0]
-    patches = [part.patches for part in parts if part.patches is not None]
-    return ImageFeatures(
-        torch.cat([part.pooled for part in parts]),
-        torch.cat(patches) if patches else None,
-        tuple(torch.cat(block) for block in zip(*(part.intermediates for part in parts), strict=True)),
-    )
+    return parts[0] if len(parts) == 1 else ImageFeatures.cat(parts)

@@ -78,16 +78,16 @@ class HFPromptEncoder:
 
         Raises BackboneError when the prompts don't fit the classes or the tower.
         """
-        self._check(prompts, classes)
-        images, _, n_prompts, n_ctx, width = prompts.context.shape
+        context = self._check(prompts, classes)
+        images, _, n_prompts, n_ctx, width = context.shape
         n_classes = len(classes.names)
         if not n_classes:
-            return prompts.context.new_empty(images, 0, n_prompts, self.tower.joint_width)
+            return context.new_empty(images, 0, n_prompts, self.tower.joint_width)
         mask = (classes.ids != self.tower.source.config.pad_token_id).scatter(1, classes.context_positions, True)
         length = int(mask.sum(1).max())
         mask, positions = mask[:, :length], classes.context_positions
         embedded = self.tower.embed(classes.ids[:, :length].clamp(min=0))
-        rows = prompts.context.transpose(1, 2).flatten(0, 1).expand(-1, n_classes, -1, -1)  # (R C M W)
+        rows = context.transpose(1, 2).flatten(0, 1).expand(-1, n_classes, -1, -1)  # (R C M W)
 
         def encode(some: Tensor) -> Tensor:
             """Texts by their number, that of the row times C plus that of the class."""
@@ -125,17 +125,22 @@ class HFPromptEncoder:
         self._bytes = 4 * self.tower.depth * length * (34 * self.tower.width + 2 * heads * length)
         return max(1, (self.memory_bytes or default_budget(device)) // self._bytes)
 
-    def _check(self, prompts: TextPrompts, classes: ClassTokens) -> None:
-        contexts, n_ctx, width = prompts.context.shape[1], prompts.context.shape[3], prompts.context.shape[4]
+    def _check(self, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B #C K M W"]:
+        """The contexts, none for classes without open places."""
         n_classes, n_slots = classes.context_positions.shape
+        if prompts.deep is not None or prompts.read_only is not None or prompts.edits:
+            raise BackboneError(
+                "a text tower of Hugging Face takes contexts at its input, and no deep prompts, read-only prompts or edits",
+                "pick a learner without them, or a backbone with open_clip's own text transformer",
+            )
+        context = prompts.context
+        if context is None:
+            context = self.tower.words.new_empty(1, 1, 1, 0, self.tower.width)
+        _, contexts, _, n_ctx, width = context.shape
         if width != self.tower.width and n_ctx:
             raise BackboneError(f"context vectors are {width} wide; this text tower takes {self.tower.width}")
         if n_ctx != n_slots:
             raise BackboneError(f"{n_ctx} context tokens for classes with {n_slots} open places")
         if contexts not in (1, n_classes):
             raise BackboneError(f"contexts of {contexts} classes for {n_classes} classes")
-        if prompts.deep is not None:
-            raise BackboneError(
-                "a text tower of Hugging Face takes contexts at its input alone, and no deep prompts",
-                "pick a learner without them, or a backbone with open_clip's own text transformer",
-            )
+        return context

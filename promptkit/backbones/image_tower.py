@@ -1,4 +1,4 @@
-"""open_clip's image towers: their blocks read out, and prompts put in, while their own forward runs."""
+"""open_clip's image towers: a ViT block by block, with what a learner puts into it; others as they are, read out."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,8 +12,9 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from promptkit.backbones.base import Intermediates
+from promptkit.backbones.blocks import BlockEdits, check_edits, read_block, run_block
 from promptkit.errors import BackboneError
-from promptkit.tensors import ImageFeatures
+from promptkit.tensors import ImageFeatures, ImagePrompts
 
 
 class ImageTower:
@@ -29,99 +30,114 @@ class ImageTower:
         self.names = tuple(names[block].removeprefix("trunk.") for block in self.blocks)
 
     def compile(self) -> None:
-        """Block by block, so that intermediates and prompts, which are hooks on the blocks, stay outside."""
+        """Block by block: what is read, put in or edited stays outside."""
         for block in self.blocks:
             block.forward = torch.compile(block.forward, dynamic=True)
 
     def encode(
         self,
         pixels: Float[Tensor, "B 3 H Wd"],
-        prompts: Float[Tensor, "J #B M V"] | None,
+        prompts: ImagePrompts | None,
         intermediates: Intermediates | None,
         patches: bool,
     ) -> ImageFeatures:
-        """See `Backbone.encode_image`. Intermediates and patches never see the prompts."""
-        n_prompts = 0 if prompts is None else prompts.shape[2]
-        kept: dict[int, Tensor] = {}
-        patch_tokens: list[Tensor] = []
+        """See `Backbone.encode_image`. Intermediates and patches hold no prompts."""
+        if prompts is not None:
+            self._check_prompts(prompts)
+        if patches:
+            self._check_patches()
+        tapped = self._tapped(intermediates) if intermediates else []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and prompts is not None):
+            if self.is_vit:
+                return self._encode_vit(pixels, prompts or ImagePrompts(), intermediates, tapped, patches)
+            kept: dict[int, Tensor] = {}
 
-        def image_tokens(output: Tensor) -> Float[Tensor, "B N V"]:
-            tokens = self._tokens(output)
-            return tokens[:, : tokens.shape[1] - n_prompts]
+            def keep(index: int, reduce: Callable[[Tensor], Tensor]) -> Callable[..., None]:
+                def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+                    kept[index] = reduce(self._tokens(output).float()).float()
 
-        def keep(index: int, reduce: Callable[[Tensor], Tensor]) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-                kept[index] = reduce(image_tokens(output).float()).float()
+                return hook
 
-            return hook
-
-        def keep_patches(module: nn.Module, args: Any, output: Tensor) -> None:
-            patch_tokens.append(image_tokens(output)[:, 1:])
-
-        gradients = torch.is_grad_enabled() and prompts is not None
-        with torch.set_grad_enabled(gradients), ExitStack() as hooks:
-            if intermediates:
-                for index in self._tapped(intermediates):
+            with ExitStack() as hooks:
+                for index in tapped:
+                    assert intermediates is not None
                     hooks.enter_context(self.blocks[index].register_forward_hook(keep(index, intermediates.reduce)))
-            if patches:
-                self._check_patches()
-                hooks.enter_context(self.blocks[-1].register_forward_hook(keep_patches))
-            if prompts is not None:
-                self._insert(prompts, hooks)
-            pooled = self.visual(pixels)
-            if isinstance(pooled, tuple):  # towers built with output_tokens, such as CoCa's
-                pooled = pooled[0]
-            projected = [F.normalize((self.visual.ln_post(t) @ self.visual.proj).float(), dim=-1) for t in patch_tokens]
+                pooled = self.visual(pixels)
             return ImageFeatures(
-                F.normalize(pooled.float(), dim=-1),
-                projected[0] if patches else None,
-                tuple(kept[index] for index in sorted(kept)),
+                F.normalize(pooled.float(), dim=-1), None, tuple(kept[index] for index in sorted(kept))
             )
+
+    def _encode_vit(
+        self,
+        pixels: Float[Tensor, "B 3 H Wd"],
+        prompts: ImagePrompts,
+        intermediates: Intermediates | None,
+        tapped: list[int],
+        patches: bool,
+    ) -> ImageFeatures:
+        """As `VisionTransformer.forward` of open_clip."""
+        visual, tokens, batch_first = self.visual, prompts.tokens, self.visual.transformer.batch_first
+        x = visual._embeds(pixels)
+        n, kept = x.shape[1], []
+        readers: Tensor | None = None
+        for index, block in enumerate(self.blocks):
+            edits = BlockEdits.of(prompts.edits, index)
+            if tokens is not None and prompts.first <= index < prompts.first + len(tokens):
+                new = tokens[index - prompts.first]
+                # ln_pre works token by token, so to norm the prompts alone is to append them in front of it.
+                new = (new if index else visual.ln_pre(new)).to(x.dtype).expand(len(x), -1, -1)
+                if prompts.read_only:
+                    readers = new
+                else:
+                    x = torch.cat([x[:, :n], new], dim=1)
+            if readers is None:
+                x = run_block(block, x, edits=edits, batch_first=batch_first)
+            else:
+                x, readers = read_block(block, x, readers, edits=edits)
+            if intermediates and index in tapped:
+                kept.append(intermediates.reduce(x[:, :n].float()).float())
+        outputs, x = x[:, n:] if readers is None else readers, x[:, :n]
+        pooled = self._project(visual._pool(x)[0])
+        return ImageFeatures(
+            F.normalize(pooled.float(), dim=-1),
+            F.normalize(self._project(visual.ln_post(x[:, 1:])).float(), dim=-1) if patches else None,
+            tuple(kept),
+            prompts=self._project(visual.ln_post(outputs), prompts.projection).float() if prompts.keep else None,
+        )
+
+    def _project(self, x: Float[Tensor, "... V"], projection: Tensor | None = None) -> Float[Tensor, "... D"]:
+        projection = self.visual.proj if projection is None else projection
+        return x if projection is None else x @ projection
 
     def _tokens(self, output: Tensor) -> Float[Tensor, "B N V"]:
-        if output.ndim == 4:
-            channels_last = getattr(getattr(self.visual, "trunk", None), "output_fmt", "NCHW") == "NHWC"
-            return output.flatten(1, 2) if channels_last else output.flatten(2).transpose(1, 2)
-        return self._batch_first(output) if self.is_vit else output
+        """Of a tower that is no ViT of open_clip."""
+        if output.ndim != 4:
+            return output
+        channels_last = getattr(getattr(self.visual, "trunk", None), "output_fmt", "NCHW") == "NHWC"
+        return output.flatten(1, 2) if channels_last else output.flatten(2).transpose(1, 2)
 
-    def _batch_first(self, tokens: Tensor) -> Tensor:
-        """Between the layout of the ViT's blocks and (B N V), either way."""
-        return tokens if self.visual.transformer.batch_first else tokens.transpose(0, 1)
-
-    def _insert(self, prompts: Float[Tensor, "J #B M V"], hooks: ExitStack) -> None:
-        """Append prompts before the norm in front of block 0, replace them at the input of the next blocks, drop them
-        after the last."""
-        depth, _, n_prompts, width = prompts.shape
+    def _check_prompts(self, prompts: ImagePrompts) -> None:
         if not self.is_vit:
             raise BackboneError(
-                f"the image tower {type(self.visual).__name__} takes no prompts",
+                f"the image tower {type(self.visual).__name__} takes no prompts and no edits",
                 "choose a ViT of open_clip, such as ViT-B-16",
             )
-        if depth > len(self.blocks) or width != self.widths[0]:
+        depth, width = len(self.blocks), self.widths[0]
+        check_edits("image", self.blocks, prompts.edits)
+        if prompts.tokens is None:
+            if prompts.keep:
+                raise BackboneError("outputs of vision prompts asked for, and there are no prompts")
+            return
+        if not 0 <= prompts.first <= prompts.first + len(prompts.tokens) <= depth or prompts.tokens.shape[-1] != width:
+            start = f" from block {prompts.first} on" if prompts.first else ""
             raise BackboneError(
-                f"vision prompts for {depth} blocks, {width} wide; this image tower has {len(self.blocks)} blocks, "
-                f"{self.widths[0]} wide"
+                f"vision prompts for {len(prompts.tokens)} blocks{start}, {prompts.tokens.shape[-1]} wide; this image tower "
+                f"has {depth} blocks, {width} wide"
             )
-
-        def put(index: int) -> Callable[..., tuple[Tensor]]:
-            def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-                tokens = self._batch_first(args[0])
-                if index:
-                    tokens = tokens[:, :-n_prompts]
-                # ln_pre works token by token, so to norm the prompts alone is to append them in front of it.
-                new = prompts[index] if index else self.visual.ln_pre(prompts[0])
-                new = new.to(tokens.dtype).expand(len(tokens), -1, -1)
-                return (self._batch_first(torch.cat([tokens, new], dim=1)),)
-
-            return hook
-
-        for index in range(depth):
-            hooks.enter_context(self.blocks[index].register_forward_pre_hook(put(index)))
-        hooks.enter_context(
-            self.blocks[-1].register_forward_hook(
-                lambda _, __, output: self._batch_first(self._batch_first(output)[:, :-n_prompts])
-            )
-        )
+        if prompts.read_only and getattr(self.blocks[0].attn, "logit_scale", None) is not None:
+            raise BackboneError("the image tower's attention is a scaled cosine, which takes no read-only prompts")
+        if prompts.keep and self.visual.attn_pool is not None:
+            raise BackboneError("this image tower pools by attention, so outputs of prompts can't be projected")
 
     def _tapped(self, intermediates: Intermediates) -> list[int]:
         count = len(self.blocks)

@@ -14,16 +14,17 @@ from open_clip.model import get_model_preprocess_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position
+from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position, TextBlocks
 from promptkit.backbones.cpu_images import BLOCK_BYTES, encode_in_chunks, keep_freed_memory, largest_output
 from promptkit.backbones.hf_text import HFPromptEncoder, HFTextTower
 from promptkit.backbones.image_tower import ImageTower
 from promptkit.backbones.loading import load_model
+from promptkit.backbones.on_foot import OpenClipImageBlocks, OpenClipTextBlocks
 from promptkit.backbones.prompt_encoder import PromptEncoder
 from promptkit.backbones.prompt_tokenizer import PromptTokenizer, Tokenizer
 from promptkit.backbones.text_tower import TextTower
 from promptkit.settings import BackboneSettings
-from promptkit.tensors import ClassTokens, ImageFeatures, TextPrompts
+from promptkit.tensors import ClassTokens, ImageFeatures, ImagePrompts, TextPrompts
 
 NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
 
@@ -125,21 +126,22 @@ class OpenClipBackbone(Backbone):
     def encode_image(
         self,
         pixels: Float[Tensor, "B 3 H Wd"],
-        prompts: Float[Tensor, "J #B M V"] | None = None,
+        prompts: ImagePrompts | Float[Tensor, "J #B M V"] | None = None,
         intermediates: Intermediates | None = None,
         patches: bool = False,
     ) -> ImageFeatures:
         dtype = self.image_dtype
-        gradients = torch.is_grad_enabled() and prompts is not None
+        given = ImagePrompts(prompts) if isinstance(prompts, Tensor) else prompts
         if torch.compiler.is_compiling():  # an export, for any number of images
-            return self.image_tower.encode(pixels, prompts, intermediates, patches)
+            return self.image_tower.encode(pixels, given, intermediates, patches)
+        gradients = torch.is_grad_enabled() and given is not None
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
             if pixels.device.type != "cpu" or gradients or self.settings.compile:
-                return self.image_tower.encode(pixels, prompts, intermediates, patches)
+                return self.image_tower.encode(pixels, given, intermediates, patches)
             return encode_in_chunks(
                 lambda some, own: self.image_tower.encode(some, own, intermediates, patches),
                 pixels,
-                prompts,
+                given,
                 max(1, BLOCK_BYTES // self._image_bytes(pixels.shape)),
             )
 
@@ -149,6 +151,16 @@ class OpenClipBackbone(Backbone):
             keep_freed_memory()
             self._largest = largest_output(self.model.visual, torch.zeros(1, *shape[1:]))
         return max(1, self._largest)
+
+    @property
+    def text_blocks(self) -> TextBlocks:
+        if isinstance(self.text_tower, HFTextTower):
+            return super().text_blocks
+        return OpenClipTextBlocks(self.text_tower)
+
+    @property
+    def image_blocks(self) -> OpenClipImageBlocks:
+        return OpenClipImageBlocks(self.image_tower)
 
     def use_less_memory(self) -> bool:
         return self.encoder.halve_chunks()

@@ -5,7 +5,7 @@
     rest    what differs, up to the token that is read: packed over classes without padding, (R S W)
 
 R merges images and prompts per class. Only attention sees padding. In the last block nothing but the token that is read
-gets past the keys and values.
+gets past the keys and values. Read-only prompts follow the rest's order, K for each text, and ask where its last token does.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from promptkit.backbones.attention import Keys, attend
+from promptkit.backbones.blocks import BlockEdits, finish_block, project
 from promptkit.backbones.frozen_block import frozen_block, is_frozen
 from promptkit.backbones.passes import Keep
+from promptkit.backbones.plain_text import Rows, early_tokens
 from promptkit.backbones.segments import Segment
 from promptkit.backbones.text_tower import TextTower, mark_slots
 from promptkit.tensors import ClassTokens
+
+Queries = Literal["all", "last", "none"]
+"""Which tokens ask in a block: all, the last of each text, or none, where only keys and values are wanted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +36,14 @@ class Layout:
     start: tuple[Keys, ...] | None
     shared: Segment | None
     rest: Segment
+    late: tuple[Float[Tensor, "1 P W"] | None, Float[Tensor, "1 S W"]] | None = None
+    """Where the open places are empty at first: the tokens of both levels at the block that fills them, constants too."""
 
     @staticmethod
     def of(
-        tower: TextTower, classes: ClassTokens, per_class: bool, device: torch.device, frozen: bool
+        tower: TextTower, classes: ClassTokens, per_class: bool, device: torch.device, frozen: bool, late: int = 0
     ) -> "Layout | None":
-        """Nothing is constant where the tower isn't `frozen`.
+        """Nothing is constant where the tower isn't `frozen`. `late` is the block up to which open places are empty.
 
         None when some text is read in its prefix, which no encoder that reads an end token does.
         """
@@ -57,7 +63,11 @@ class Layout:
             segment = Segment.of(*one, 0, torch.tensor([start])).to(device)
             keys = tuple(_run_start(tower, segment))
         shared = Segment.of(*one, start, torch.tensor([prefix])).to(device) if prefix > start else None
-        return Layout(keys, shared, Segment.of(words, numbers, prefix, end + 1).to(device))
+        rest = Segment.of(words, numbers, prefix, end + 1).to(device)
+        if not late:
+            return Layout(keys, shared, rest)
+        early = early_tokens(tower, classes, late)
+        return Layout(keys, shared, rest, (shared.gather(early) if shared else None, rest.gather(early)))
 
     @property
     def tokens(self) -> int:
@@ -72,28 +82,36 @@ def _run_start(tower: TextTower, segment: Segment) -> Iterator[Keys]:
         yield keys
 
 
-def encode_packed(
-    tower: TextTower,
-    context: Float[Tensor, "R #C M W"],
-    deep: Float[Tensor, "J M W"] | None,
-    layout: Layout,
-    keep: Keep = "all",
-) -> Float[Tensor, "R C D"]:
-    shared = layout.shared.embed(tower, context) if layout.shared else None
-    rest = layout.rest.embed(tower, context)
-    for j, block in enumerate(tower.blocks):
-        final = j == len(tower.blocks) - 1
+def encode_packed(tower: TextTower, rows: Rows, layout: Layout, keep: Keep = "all") -> Float[Tensor, "R C K D"]:
+    """K is 1 unless there are read-only prompts."""
+    shared, rest = layout.late or (
+        layout.shared.embed(tower, rows.context) if layout.shared else None,
+        layout.rest.embed(tower, rows.context),
+    )
+    readers = rows.read_only
+    if readers is not None:
+        readers = readers.expand(-1, len(layout.rest.restore), -1, -1)[:, layout.rest.restore.argsort()].flatten(1, 2)
+    for j in range(rows.first if layout.late else 0, len(tower.blocks)):
+        block, final, edits = tower.blocks[j], j == len(tower.blocks) - 1, BlockEdits.of(rows.edits, j)
         prefix = layout.start[j] if layout.start else None
+        deep = rows.deep_at(j)
         if layout.shared and shared is not None:
-            if deep is not None and 1 <= j <= len(deep):
-                shared = layout.shared.replace(shared, deep[j - 1][layout.shared.number][None])
-            shared, keys = _step(tower, block, shared, layout.shared, prefix, "none" if final else "all", keep)
+            if deep is not None:
+                shared = layout.shared.replace(shared, deep)
+            queries: Queries = "none" if final else "all"
+            shared, keys = _step(tower, block, shared, layout.shared, prefix, queries, edits, keep)
             prefix = _append(prefix, keys)
-        if deep is not None and 1 <= j <= len(deep) and len(layout.rest.context_positions):
-            rest = layout.rest.replace(rest, deep[j - 1][layout.rest.number][None])
-        rest, _ = _step(tower, block, rest, layout.rest, prefix, "last" if final else "all", keep)
-    pooled = rest.expand(len(context), -1, -1).index_select(1, layout.rest.restore)
-    return tower.project(pooled)
+        if deep is not None:
+            rest = layout.rest.replace(rest, deep)
+        queries = "all" if not final else "last" if readers is None else "none"
+        rest, keys = _step(tower, block, rest, layout.rest, prefix, queries, edits, keep)
+        if readers is not None:
+            (q,) = project(block, block.ln_1(readers), "q", edits)
+            k, v = (t.transpose(1, 2) for t in keys)
+            readers = _finish(tower, block, readers, attend(q, k, v, layout.rest, prefix, "last"), edits)
+    pooled = rest if readers is None else readers
+    pooled = torch.unflatten(pooled.expand(len(rows), -1, -1), 1, (len(layout.rest.restore), -1))
+    return tower.project(pooled.index_select(1, layout.rest.restore))
 
 
 def _append(prefix: Keys | None, keys: Keys) -> Keys:
@@ -109,36 +127,29 @@ def _step(
     x: Float[Tensor, "#R S W"],
     segment: Segment,
     prefix: Keys | None,
-    queries: Literal["all", "last", "none"],
+    queries: Queries,
+    edits: BlockEdits | None = None,
     keep: Keep = "all",
 ) -> tuple[Tensor, Keys]:
     """One block over a segment: the new tokens (all, or the last of each text) and this segment's keys and values.
 
-    The keys and values that come back are those of a segment of one text; nothing else is ever a prefix.
+    The keys and values of a segment of one text are a prefix of others; those of many texts are for what reads them.
     """
-    if queries == "all" and keep != "graph" and not tower.compiled and is_frozen(block):
+    if queries == "all" and keep != "graph" and not tower.compiled and not edits and is_frozen(block):
         return frozen_block(block, x, segment, prefix, recompute=keep == "inputs")
-    attn, heads = block.attn, block.attn.num_heads
-    width = x.shape[-1]
     normed = block.ln_1(x)
     if queries == "all":
-        q, k, v = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = project(block, normed, "qkv", edits)
     else:
-        bias = attn.in_proj_bias
-        q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
-        k, v = F.linear(normed, attn.in_proj_weight[width:], kv_bias).chunk(2, dim=-1)
+        k, v = project(block, normed, "kv", edits)
         if queries == "last":
             x = x.index_select(1, segment.last)
-            q = F.linear(normed.index_select(1, segment.last), attn.in_proj_weight[:width], q_bias)
-    k, v = (torch.unflatten(t, -1, (heads, -1)) for t in (k, v))
-    k = _norm(attn, "ln_k", k)
+            (q,) = project(block, normed.index_select(1, segment.last), "q", edits)
     keys = k.transpose(1, 2), v.transpose(1, 2)
     if queries == "none":
         return x, keys
-    q = _norm(attn, "ln_q", torch.unflatten(q, -1, (heads, -1)))
-    return tower.finish(block, x, attend(q, k, v, segment, prefix, queries)), keys
+    return _finish(tower, block, x, attend(q, k, v, segment, prefix, queries), edits), keys
 
 
-def _norm(attn: Any, name: str, x: Tensor) -> Tensor:
-    normed: Tensor = getattr(attn, name)(x) if hasattr(attn, name) else x  # open_clip's custom block may have qk-norm
-    return normed
+def _finish(tower: TextTower, block: Any, x: Tensor, attended: Tensor, edits: BlockEdits | None) -> Tensor:
+    return finish_block(block, x, attended, edits) if edits else tower.finish(block, x, attended)

@@ -18,10 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from promptkit.backbones.blocks import check_edits
 from promptkit.backbones.frozen_block import is_frozen
 from promptkit.backbones.packed import Layout, encode_packed
 from promptkit.backbones.passes import Cost, Keep, default_budget, pass_sizes, spans, what_to_keep
-from promptkit.backbones.text_tower import TextTower, encode_rows
+from promptkit.backbones.plain_text import Rows, encode_rows
+from promptkit.backbones.text_tower import TextTower
 from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens, TextPrompts
 
@@ -30,10 +32,13 @@ log = logging.getLogger("promptkit")
 
 def encode_plain(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B C K D"]:
     """Unit-norm features with nothing saved: the reference that tests and benchmarks compare with."""
-    images, _, n_prompts, _, _ = prompts.context.shape
-    rows = prompts.context.transpose(1, 2).flatten(0, 1)
-    features = encode_rows(tower, rows, prompts.deep, classes)
-    return torch.unflatten(features, 0, (images, n_prompts)).transpose(1, 2)
+    return _split(encode_rows(tower, Rows.of(tower, prompts, classes), classes), prompts)
+
+
+def _split(features: Float[Tensor, "R C k D"], prompts: TextPrompts) -> Float[Tensor, "#B C K D"]:
+    """From rows to images and prompts."""
+    n_prompts = 1 if prompts.context is None else prompts.context.shape[2]
+    return torch.unflatten(features, 0, (-1, n_prompts)).transpose(1, 2).flatten(2, 3)
 
 
 class PromptEncoder:
@@ -62,31 +67,24 @@ class PromptEncoder:
         Raises BackboneError when the prompts don't fit the classes or the tower.
         """
         _check(self.tower, prompts, classes)
-        context, deep = prompts.context, prompts.deep
         if torch.compiler.is_compiling():  # an export: what follows counts the images
             return encode_plain(self.tower, prompts, classes)
-        images, contexts, n_prompts, _, _ = context.shape
-        n_classes = len(classes.names)
+        rows, n_classes = Rows.of(self.tower, prompts, classes), len(classes.names)
         if not n_classes:
-            return context.new_empty(images, 0, n_prompts, self.tower.joint_width)
-        rows = context.transpose(1, 2).flatten(0, 1)
-        learned = context.requires_grad or (deep is not None and deep.requires_grad) or not self.tower.frozen
-        gradients = torch.is_grad_enabled() and learned
-        passes = self._plan(len(rows), contexts > 1, classes, context.device, gradients)
-        encode = self._encode_afresh if len(passes) > 1 and context.device.type == "cpu" else self._encode
+            each = 1 if rows.read_only is None else rows.read_only.shape[2]
+            return _split(rows.context.new_empty(len(rows), 0, each, self.tower.joint_width), prompts)
+        gradients = torch.is_grad_enabled() and (rows.learned or not self.tower.frozen)
+        passes = self._plan(rows, classes, gradients)
+        encode = self._encode_afresh if len(passes) > 1 and rows.context.device.type == "cpu" else self._encode
         features: dict[range, list[Tensor]] = {}
         for r, c, keep in passes:
-            chunk = rows[r.start : r.stop]
-            if contexts > 1:
-                chunk = chunk[:, c.start : c.stop]
-            arguments = chunk, deep, classes, c, keep
-            if keep == "nothing":
-                part = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=False)
+            arguments = rows.part(r, c), classes, c, keep
+            if keep == "nothing":  # edits may draw random numbers
+                part = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=bool(rows.edits))
             else:
                 part = encode(*arguments)
             features.setdefault(r, []).append(part)
-        joined = torch.cat([torch.cat(parts, dim=1) for parts in features.values()])
-        return torch.unflatten(joined, 0, (images, n_prompts)).transpose(1, 2)
+        return _split(torch.cat([torch.cat(parts, dim=1) for parts in features.values()]), prompts)
 
     def halve_chunks(self) -> bool:
         """Let the next passes hold half of what the last ones held.
@@ -105,35 +103,35 @@ class PromptEncoder:
         _return_what_is_freed()
         return self._encode(*arguments)
 
-    def _encode(self, context: Tensor, deep: Tensor | None, classes: ClassTokens, some: range, keep: Keep) -> Tensor:
-        layout = self._layout(classes, some, context.shape[1] > 1, context.device)
+    def _encode(self, rows: Rows, classes: ClassTokens, some: range, keep: Keep) -> Tensor:
+        layout = self._layout(classes, some, rows)
         if layout is None:
-            return encode_rows(self.tower, context, deep, _subset(classes, some))
-        return encode_packed(self.tower, context, deep, layout, keep)
+            return encode_rows(self.tower, rows, _subset(classes, some))
+        return encode_packed(self.tower, rows, layout, keep)
 
-    def _layout(self, classes: ClassTokens, some: range, per_class: bool, device: torch.device) -> Layout | None:
+    def _layout(self, classes: ClassTokens, some: range, rows: Rows) -> Layout | None:
         """Made once for each set of classes. None: take the plain path."""
-        if self._plain_because:
+        if self._plain_because or (rows.late and (rows.edits or rows.read_only is not None)):
             return None
+        device, frozen = rows.context.device, self.tower.frozen and not rows.edits
+        late = rows.first if rows.late else 0
         autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        key = some, per_class, device, autocast, self.tower.source.transformer.get_cast_dtype(), self.tower.frozen
+        key = some, rows.per_class, device, autocast, self.tower.source.transformer.get_cast_dtype(), frozen, late
         layouts = self._layouts.setdefault(classes, {})
         if key not in layouts:
             # A learner may be evaluated first, and inference tensors can't be used in training later.
             with torch.inference_mode(False), torch.no_grad():
-                some_classes = _subset(classes, some)
-                layouts[key] = Layout.of(self.tower, some_classes, per_class, device, self.tower.frozen)
+                layouts[key] = Layout.of(self.tower, _subset(classes, some), rows.per_class, device, frozen, late)
         return layouts[key]
 
-    def _plan(
-        self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device, gradients: bool
-    ) -> list[tuple[range, range, Keep]]:
+    def _plan(self, rows: Rows, classes: ClassTokens, gradients: bool) -> list[tuple[range, range, Keep]]:
         """Rows, classes, and what is kept, of each pass."""
+        device = rows.context.device
         n_classes = len(classes.names)
-        cost = self._cost(per_class, classes, device)
+        cost = self._cost(rows, classes)
         budget = self.memory_bytes or default_budget(device)
-        row_step, class_step = pass_sizes(rows, n_classes, cost, budget, gradients, device.type == "cpu")
-        passes = [(r, c) for r in spans(rows, row_step) for c in spans(n_classes, class_step)]
+        row_step, class_step = pass_sizes(len(rows), n_classes, cost, budget, gradients, device.type == "cpu")
+        passes = [(r, c) for r in spans(len(rows), row_step) for c in spans(n_classes, class_step)]
         share = row_step * class_step / n_classes
         keeps: list[Keep] = ["all"] * len(passes)
         if gradients and self.checkpoint == "on":
@@ -145,11 +143,15 @@ class PromptEncoder:
         self._last_pass, self._last_bytes = (row_step, class_step), int(share * (cost.work + kept))
         return [(r, c, keep) for (r, c), keep in zip(passes, keeps, strict=True)]
 
-    def _cost(self, per_class: bool, classes: ClassTokens, device: torch.device) -> Cost:
-        layout = self._layout(classes, range(len(classes.names)), per_class, device)
+    def _cost(self, rows: Rows, classes: ClassTokens) -> Cost:
+        layout = self._layout(classes, range(len(classes.names)), rows)
         tokens = layout.tokens if layout else classes.ids.numel()
-        frozen = layout is not None and not self.tower.compiled and all(map(is_frozen, self.tower.blocks))
-        return Cost.of(self.tower.blocks[0], len(self.tower.blocks), tokens, frozen, device)
+        if rows.read_only is not None:
+            tokens += len(classes.names) * rows.read_only.shape[2]
+        frozen = (
+            layout is not None and not self.tower.compiled and not rows.edits and all(map(is_frozen, self.tower.blocks))
+        )
+        return Cost.of(self.tower.blocks[0], len(self.tower.blocks), tokens, frozen, rows.context.device)
 
 
 def _subset(classes: ClassTokens, some: range) -> ClassTokens:
@@ -181,21 +183,47 @@ def _why_plain(tower: TextTower) -> str:
 
 
 def _check(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -> None:
-    contexts, n_ctx, width = prompts.context.shape[1], prompts.context.shape[3], prompts.context.shape[4]
-    n_classes, n_slots = classes.context_positions.shape
-    expected = tower.width
-    if width != expected and n_ctx:
-        raise BackboneError(f"context vectors are {width} wide; this text tower takes {expected}")
-    if n_ctx != n_slots:
-        raise BackboneError(f"{n_ctx} context tokens for classes with {n_slots} open places")
-    if contexts not in (1, n_classes):
-        raise BackboneError(f"contexts of {contexts} classes for {n_classes} classes")
+    """Raises BackboneError when prompts don't fit the classes or the tower."""
+    (n_classes, n_slots), expected, depth = classes.context_positions.shape, tower.width, len(tower.blocks)
+    if prompts.context is not None:
+        _, contexts, n_prompts, n_ctx, width = prompts.context.shape
+        if width != expected and n_ctx:
+            raise BackboneError(f"context vectors are {width} wide; this text tower takes {expected}")
+        if n_ctx != n_slots:
+            raise BackboneError(f"{n_ctx} context tokens for classes with {n_slots} open places")
+        if contexts not in (1, n_classes):
+            raise BackboneError(f"contexts of {contexts} classes for {n_classes} classes")
+        if prompts.read_only is not None and n_prompts > 1:
+            raise BackboneError(f"read-only prompts behind {n_prompts} contexts of a class; they take one")
+    elif n_slots and prompts.deep is None:
+        raise BackboneError(
+            f"no context for classes with {n_slots} open places, and no deep prompts to fill them later"
+        )
+    _check_deep(prompts, n_classes, n_slots, expected, depth)
+    if prompts.read_only is not None:
+        _, contexts, _, width = prompts.read_only.shape
+        if contexts not in (1, n_classes) or width != expected:
+            raise BackboneError(
+                f"read-only prompts of {contexts} classes, {width} wide; this text tower and these classes take {n_classes} "
+                f"or 1, {expected} wide"
+            )
+        if getattr(tower.blocks[0].attn, "logit_scale", None) is not None:
+            raise BackboneError("the text tower's attention is a scaled cosine, which takes no read-only prompts")
+    check_edits("text", tower.blocks, prompts.edits)
+
+
+def _check_deep(prompts: TextPrompts, classes: int, slots: int, width: int, depth: int) -> None:
     if prompts.deep is None:
         return
-    if prompts.deep.shape[1:] != (n_slots, expected):
+    if prompts.deep.shape[1] not in (1, classes) or prompts.deep.shape[2:] != (slots, width):
         shape = " x ".join(str(n) for n in prompts.deep.shape[1:])
-        raise BackboneError(f"deep prompts are {shape}; this text tower and these classes take {n_slots} x {expected}")
-    if len(prompts.deep) >= len(tower.blocks):
         raise BackboneError(
-            f"deep prompts for {len(prompts.deep)} blocks after the first; the text tower has {len(tower.blocks)}"
+            f"deep prompts are {shape}; this text tower and these classes take 1 x {slots} x {width}, or {classes} in front "
+            "where each class has its own"
+        )
+    last = prompts.first + len(prompts.deep) - 1
+    if not 1 <= prompts.first <= last < depth:
+        raise BackboneError(
+            f"deep prompts for blocks {prompts.first} to {last}; the text tower has {depth}, and they go from block 1 to "
+            f"{depth - 1}"
         )

@@ -34,9 +34,10 @@ class Segment:
     positions: Int[Tensor, " S"]
     context_positions: Int[Tensor, " n"]
     """Where in the segment the context tokens lie."""
-    text: Int[Tensor, " n"]
+    text: Int[Tensor, " S"]
+    """Which text each token is of."""
     number: Int[Tensor, " n"]
-    """Which text and which of the M context tokens each one is."""
+    """Which of the M context tokens each one is."""
     last: Int[Tensor, " texts"]
     buckets: tuple[Bucket, ...]
     restore: Int[Tensor, " texts"]
@@ -78,7 +79,7 @@ class Segment:
             ids=words[text, column].clamp(min=0),
             positions=column,
             context_positions=context_positions,
-            text=text[context_positions],
+            text=text,
             number=numbers[text, column][context_positions],
             last=starts + lengths - 1,
             buckets=tuple(buckets),
@@ -95,14 +96,26 @@ class Segment:
         x: Tensor = tower.embed(self.ids)[None] + positions.to(tower.source.transformer.get_cast_dtype())
         if not len(self.context_positions):
             return x
-        text = self.text if context.shape[1] > 1 else torch.zeros_like(self.text)
-        tokens = context.flatten(1, 2).index_select(1, text * context.shape[2] + self.number)
-        return self.replace(
-            x.expand(len(context), -1, -1), tokens.to(x.dtype) + positions[self.context_positions].to(x.dtype)
+        tokens = self.pick(context)
+        return x.expand(len(context), -1, -1).index_copy(
+            1, self.context_positions, tokens.to(x.dtype) + positions[self.context_positions].to(x.dtype)
         )
 
-    def replace(self, x: Float[Tensor, "#R S W"], tokens: Float[Tensor, "#R n W"]) -> Float[Tensor, "#R S W"]:
-        return x.index_copy(1, self.context_positions, tokens.to(x.dtype).expand(len(x), -1, -1))
+    def pick(self, context: Float[Tensor, "R #C M W"]) -> Float[Tensor, "R n W"]:
+        """The context tokens that lie here."""
+        text = self.text[self.context_positions] if context.shape[1] > 1 else 0
+        return context.flatten(1, 2).index_select(1, text * context.shape[2] + self.number)
+
+    def replace(self, x: Float[Tensor, "#R S W"], context: Float[Tensor, "#C M W"]) -> Float[Tensor, "#R S W"]:
+        """Other context tokens in place of those that lie here, the same in all rows."""
+        if not len(self.context_positions):
+            return x
+        tokens = self.pick(context[None]).to(x.dtype)
+        return x.index_copy(1, self.context_positions, tokens.expand(len(x), -1, -1))
+
+    def gather(self, x: Float[Tensor, "C L W"]) -> Float[Tensor, "1 S W"]:
+        """Its tokens from all positions of all texts."""
+        return x[self.text, self.positions][None]
 
 
 def _move(value: Any, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""open_clip's text transformers behind one face, and the plain way through them: all positions of all texts."""
+"""open_clip's text transformers behind one face."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from promptkit.backbones.blocks import finish_block
 from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens
 
@@ -88,11 +89,18 @@ class TextTower:
         embedded: Tensor = self.source.token_embedding(ids).to(self.source.transformer.get_cast_dtype())
         return embedded
 
+    def place(self, x: Float[Tensor, "... L W"]) -> Float[Tensor, "... Lplus W"]:
+        """Embedded tokens with their positions, and the class token that a CoCa has behind them."""
+        if self.class_embedding is not None:
+            x = torch.cat([x, self.class_embedding.to(x.dtype).expand(*x.shape[:-2], 1, -1)], dim=-2)
+        positions: Tensor = self.source.positional_embedding[: x.shape[-2]]
+        return x + positions.to(x.dtype)
+
     def mask(self, words: Int[Tensor, "N L"], length: int, dtype: torch.dtype) -> Tensor | None:
         """The additive mask of `TextTransformer._embeds`, or of `CLIP.encode_text`. Context tokens are no padding."""
         causal: Tensor | None = self.source.attn_mask
         if self.class_embedding is None and not getattr(self.source, "use_pad_mask", False):
-            return causal
+            return causal if causal is None else causal[:length, :length]
         padding: Tensor = self.source._build_additive_mask(words, length, dtype)
         return padding if causal is None else causal[:length, :length] + padding
 
@@ -127,49 +135,3 @@ def mark_slots(classes: ClassTokens) -> tuple[Int[Tensor, "C L"], Int[Tensor, "C
     words = classes.ids.scatter(1, classes.context_positions, -1)
     numbers = torch.arange(classes.context_positions.shape[1], device=words.device).expand_as(classes.context_positions)
     return words, torch.full_like(words, -1).scatter(1, classes.context_positions, numbers)
-
-
-def encode_rows(
-    tower: TextTower, context: Float[Tensor, "R #C M W"], deep: Float[Tensor, "J M W"] | None, classes: ClassTokens
-) -> Float[Tensor, "R C D"]:
-    """All positions of every text under R contexts through the tower's own blocks.
-
-    Matches `CLIP.encode_text` and `TextTransformer.forward` of open_clip, with contexts in place of embeddings.
-    """
-    rows, (n_classes, n_ctx) = context.shape[0], classes.context_positions.shape
-    words, _ = mark_slots(classes)
-    at = classes.context_positions[None, :, :, None].expand(rows, -1, -1, context.shape[-1])
-
-    def tokenize_names(x: Tensor, tokens: Tensor) -> Tensor:
-        return x.scatter(2, at, tokens.to(x.dtype).expand(rows, n_classes, n_ctx, -1))
-
-    x = tokenize_names(tower.embed(words.clamp(min=0)).expand(rows, -1, -1, -1), context)
-    if tower.class_embedding is not None:
-        x = torch.cat([x, tower.class_embedding.to(x.dtype).expand(rows, n_classes, 1, -1)], dim=2)
-    length = x.shape[2]
-    x = x + tower.source.positional_embedding[:length].to(x.dtype)
-    mask = tower.mask(words.repeat(rows, 1), length, x.dtype)
-
-    def ordered(tokens: Tensor) -> Tensor:  # as the blocks want them, and back
-        return tokens if tower.source.transformer.batch_first else tokens.transpose(0, 1)
-
-    for j, block in enumerate(tower.blocks):
-        if deep is not None and 1 <= j <= len(deep):
-            x = tokenize_names(x, deep[j - 1])
-        flat = ordered(block(ordered(x.flatten(0, 1)), attn_mask=mask))
-        x = flat.reshape(rows, n_classes, length, -1)
-    pooled = x[:, torch.arange(n_classes, device=x.device), tower.read_at(words)]
-    return tower.project(pooled)
-
-
-def finish_block(block: Any, x: Float[Tensor, "#R S W"], attended: Float[Tensor, "R S H d"]) -> Float[Tensor, "R S W"]:
-    """What follows attention in `ResidualAttentionBlock` and `CustomResidualAttentionBlock`."""
-    if isinstance(block, ResidualAttentionBlock):
-        update = block.attn.out_proj(attended.flatten(2))
-    else:
-        if block.attn.head_scale is not None:
-            attended = attended * block.attn.head_scale[:, 0]
-        update = block.ln_attn(block.attn.out_proj(block.attn.ln_inner(attended.flatten(2))))
-    x = x + block.ls_1(update)
-    updated: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return updated

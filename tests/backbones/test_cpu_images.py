@@ -18,7 +18,7 @@ from promptkit.backbones.cpu_images import keep_freed_memory, largest_output
 from promptkit.backbones.openclip import OpenClipBackbone, load_openclip
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.settings import BackboneSettings
-from promptkit.tensors import ImageFeatures
+from promptkit.tensors import ImageFeatures, ImagePrompts
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -40,7 +40,9 @@ def backbone(request: pytest.FixtureRequest, folder: Callable[..., str]) -> Open
 def sizes_of_passes(backbone: OpenClipBackbone) -> list[int]:
     """Filled with the number of images of every pass of the tower from now on."""
     sizes: list[int] = []
-    backbone.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    visual = backbone.model.visual
+    first = getattr(visual, "conv1", visual)  # a ViT runs block by block
+    first.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     return sizes
 
 
@@ -79,7 +81,7 @@ def test_patches_and_prompts_come_in_chunks_too(monkeypatch: pytest.MonkeyPatch,
     limit(monkeypatch, backbone, 2)
     pixels, prompts = torch.randn(5, 3, 32, 32), torch.randn(2, images, 3, 48)
     with torch.no_grad():
-        whole = backbone.image_tower.encode(pixels, prompts, Intermediates(mean), True)
+        whole = backbone.image_tower.encode(pixels, ImagePrompts(prompts), Intermediates(mean), True)
         sizes = sizes_of_passes(backbone)
         same(backbone.encode_image(pixels, prompts, Intermediates(mean), True), whole)
     assert sizes == [1, 2, 2, 1]

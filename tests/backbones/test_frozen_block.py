@@ -51,7 +51,7 @@ def test_frozen_blocks_equal_the_towers_own(
     monkeypatch.setattr(prompt_encoder, "what_to_keep", lambda passes, *_: [keep] * passes)
     classes = backbone.class_tokens(NAMES, 3, position)
     for n_deep in (0, 2):
-        deep = torch.randn(n_deep, 3, 32, requires_grad=True) if n_deep else None
+        deep = torch.randn(n_deep, 1, 3, 32, requires_grad=True) if n_deep else None
         prompts = TextPrompts(torch.randn(2, contexts, 1, 3, 32, requires_grad=True), deep)
         features, *found = distances(
             gradients(backbone.encode_text, prompts, classes), gradients(plain(backbone), prompts, classes)

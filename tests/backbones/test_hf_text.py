@@ -129,7 +129,7 @@ def test_contexts_of_each_class_deep_prompts_and_what_does_not_fit(towers: dict[
         alone = backbone.encode_text(TextPrompts(context[:, row : row + 1]), classes)
         torch.testing.assert_close(text[:, row], alone[:, row])
     with pytest.raises(BackboneError, match="no deep prompts"):
-        backbone.encode_text(TextPrompts(context, torch.zeros(1, 2, 32)), classes)
+        backbone.encode_text(TextPrompts(context, torch.zeros(1, 1, 2, 32)), classes)
     with pytest.raises(BackboneError, match="takes 32"):
         backbone.encode_text(TextPrompts(torch.zeros(1, 1, 1, 2, 31)), classes)
     with pytest.raises(BackboneError, match="tokens long"):

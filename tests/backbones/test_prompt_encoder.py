@@ -1,6 +1,7 @@
 """The fast path gives what the plain path gives, and the plain path what open_clip gives."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +13,7 @@ from promptkit.backbones.base import Position
 from promptkit.backbones.openclip import OpenClipBackbone
 from promptkit.backbones.prompt_encoder import encode_plain
 from promptkit.backbones.tiny import tiny_backbone
+from promptkit.edits import Delta, Edits
 from promptkit.errors import BackboneError
 from promptkit.settings import BackboneSettings
 from promptkit.tensors import ClassTokens, TextPrompts
@@ -38,10 +40,12 @@ TINY = tiny_backbone()
 
 def both(backbone: OpenClipBackbone, context: torch.Tensor, deep: torch.Tensor | None, classes: ClassTokens) -> Any:
     """Features, and gradients to what is learned, by the encoder and by the reference."""
-    learned = [context] if deep is None else [context, deep]
+    return both_of(backbone, TextPrompts(context, deep), [context] if deep is None else [context, deep], classes)
+
+
+def both_of(backbone: OpenClipBackbone, prompts: TextPrompts, learned: list[torch.Tensor], classes: ClassTokens) -> Any:
     for tensor in learned:
         tensor.requires_grad_()
-    prompts = TextPrompts(context, deep)
     results = []
     for encode in (backbone.encode_text, lambda p, c: encode_plain(backbone.text_tower, p, c)):
         features = encode(prompts, classes)
@@ -49,6 +53,25 @@ def both(backbone: OpenClipBackbone, context: torch.Tensor, deep: torch.Tensor |
         gradients = torch.autograd.grad((features * probe).sum(), learned, allow_unused=True)
         results.append((features.detach(), gradients))
     return results
+
+
+def random_edits(seed: int = 0) -> tuple[Edits, list[torch.Tensor]]:
+    """A delta of every weight and a residual at every place of the tiny text tower, each in some block."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"q": (32, 32), "k": (32, 32), "v": (32, 32), "out": (32, 32), "fc1": (128, 32), "fc2": (32, 128)}
+    learned, deltas, residuals = [], {}, {}
+
+    def draw(*shape: int) -> torch.Tensor:
+        learned.append(0.3 * torch.randn(*shape, generator=generator))
+        return learned[-1]
+
+    for i, (name, (out, into)) in enumerate(shapes.items()):
+        for block in {i % 3, 2}:
+            deltas[block, name] = Delta(draw(2, into), draw(out, 2), 0.7)
+    for block, place in ((0, "mlp"), (1, "block"), (2, "after"), (2, "mlp")):
+        weight = draw(32, 32)
+        residuals[block, place] = lambda tokens, weight=weight: (tokens @ weight).tanh()
+    return Edits(deltas, residuals), learned
 
 
 def assert_same(results: Any) -> None:
@@ -115,6 +138,10 @@ def test_which_towers_are_packed(make_backbone: Make, text_towers: Any, tower: s
     n_prompts=st.integers(1, 2),
     n_ctx=st.integers(1, 4),
     n_deep=st.integers(0, 2),
+    deep_per_class=st.booleans(),
+    late=st.booleans(),
+    read_only=st.integers(0, 2),
+    edited=st.booleans(),
     memory=st.sampled_from([None, 400_000]),
     checkpoint=st.sampled_from(["auto", "on", "off"]),
 )
@@ -127,17 +154,29 @@ def test_fast_is_plain(
     n_prompts: int,
     n_ctx: int,
     n_deep: int,
+    deep_per_class: bool,
+    late: bool,
+    read_only: int,
+    edited: bool,
     memory: int | None,
     checkpoint: Literal["auto", "on", "off"],
 ) -> None:
     names = [*names, LONG] if long else names
     classes = TINY.class_tokens(names, n_ctx, position)
     generator = torch.Generator().manual_seed(0)
-    context = torch.randn(images, len(names) if class_specific else 1, n_prompts, n_ctx, 32, generator=generator)
-    deep = torch.randn(n_deep, n_ctx, 32, generator=generator) if n_deep else None
+    n_prompts = 1 if read_only else n_prompts
+    late = late and n_deep > 0 and not class_specific
+    draw = partial(torch.randn, generator=generator)
+    context = None if late else draw(images, len(names) if class_specific else 1, n_prompts, n_ctx, 32)
+    deep = draw(n_deep, len(names) if deep_per_class else 1, n_ctx, 32) if n_deep else None
+    readers = draw(images, len(names) if class_specific else 1, read_only, 32) if read_only else None
+    edits, learned = random_edits() if edited else (Edits(), [])
+    first = 2 if n_deep == 1 else 1
+    prompts = TextPrompts(context, deep, first, readers, edits)
+    learned += [tensor for tensor in (context, deep, readers) if tensor is not None]
     TINY.encoder.memory_bytes = memory
     TINY.encoder.checkpoint = checkpoint
-    assert_same(both(TINY, context, deep, classes))
+    assert_same(both_of(TINY, prompts, learned, classes))
 
 
 @pytest.mark.parametrize("position", ["end", "middle"])
@@ -147,7 +186,7 @@ def test_fast_is_plain_for_all_towers(make_backbone: Make, tower: str, kind: str
     backbone = make_backbone(tower, kind)
     torch.manual_seed(0)
     classes = backbone.class_tokens([*NAMES, LONG], 3, position)
-    deep = torch.randn(1, 3, 32) if tower != "one block" else None
+    deep = torch.randn(1, 1, 3, 32) if tower != "one block" else None
     assert_same(both(backbone, torch.randn(2, 1, 2, 3, 32), deep, classes))
 
 
@@ -167,9 +206,9 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
     passes: list[tuple[int, int]] = []
     encode = backbone.encoder._encode
 
-    def count(context: Any, deep: Any, classes: Any, some: range, keep: Any) -> Any:
-        passes.append((len(context), len(some)))
-        return encode(context, deep, classes, some, keep)
+    def count(rows: Any, classes: Any, some: range, keep: Any) -> Any:
+        passes.append((len(rows), len(some)))
+        return encode(rows, classes, some, keep)
 
     monkeypatch.setattr(backbone.encoder, "_encode", count)
     backbone.encode_text(prompts, classes)
@@ -194,7 +233,7 @@ def test_what_is_left_over_comes_first(position: Position, monkeypatch: pytest.M
     monkeypatch.setattr("promptkit.backbones.prompt_encoder.pass_sizes", lambda *_: (2, 2))
     passes: list[tuple[int, int]] = []
     encode = backbone.encoder._encode
-    monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append((len(a[0]), len(a[3]))) or encode(*a))
+    monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append((len(a[0]), len(a[2]))) or encode(*a))
     assert_same(both(backbone, torch.randn(5, 1, 1, 2, 32), None, classes))
     assert passes[:6] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 1), (2, 2)]
     assert len(passes) == 12
@@ -209,7 +248,7 @@ def test_checkpointing_is_a_choice_and_changes_no_bit(
     backbone.configure(BackboneSettings(checkpoint=checkpoint))
     backbone.encoder.memory_bytes = memory
     classes = backbone.class_tokens(NAMES[:3], 2)
-    context, deep = torch.randn(2, 1, 1, 2, 32), torch.randn(1, 2, 32)
+    context, deep = torch.randn(2, 1, 1, 2, 32), torch.randn(1, 1, 2, 32)
     passes: list[int] = []
     encode = backbone.encoder._encode
     monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append(1) or encode(*a))
@@ -243,7 +282,7 @@ def test_training_after_evaluation_in_inference_mode() -> None:
 def test_autocast() -> None:
     backbone = tiny_backbone()
     classes = backbone.class_tokens(NAMES, 2, "middle")
-    prompts = TextPrompts(torch.randn(2, 1, 1, 2, 32, requires_grad=True), torch.randn(1, 2, 32))
+    prompts = TextPrompts(torch.randn(2, 1, 1, 2, 32, requires_grad=True), torch.randn(1, 1, 2, 32))
     with torch.autocast("cpu", torch.bfloat16):
         features = backbone.encode_text(prompts, classes)
     features.float().sum().backward()
@@ -267,8 +306,17 @@ def test_other_dtypes() -> None:
         ((1, 1, 1, 2, 31), None, "context vectors are 31 wide; this text tower takes 32"),
         ((1, 1, 1, 3, 32), None, "3 context tokens for classes with 2 open places"),
         ((1, 5, 1, 2, 32), None, "contexts of 5 classes for 6 classes"),
-        ((1, 1, 1, 2, 32), (1, 2, 31), "deep prompts are 2 x 31; this text tower and these classes take 2 x 32"),
-        ((1, 1, 1, 2, 32), (3, 2, 32), "deep prompts for 3 blocks after the first; the text tower has 3"),
+        (
+            (1, 1, 1, 2, 32),
+            (1, 1, 2, 31),
+            "deep prompts are 1 x 2 x 31; this text tower and these classes take 1 x 2 x 32, or "
+            "6 in front where each class has its own",
+        ),
+        (
+            (1, 1, 1, 2, 32),
+            (3, 1, 2, 32),
+            "deep prompts for blocks 1 to 3; the text tower has 3, and they go from block 1 to 2",
+        ),
     ],
 )
 def test_prompts_that_do_not_fit(context: tuple[int, ...], deep: tuple[int, ...] | None, message: str) -> None:

@@ -42,7 +42,7 @@ class MaPLePrompts(ContextPrompts):
         self.couple = nn.ModuleList([first, *(deepcopy(deeper) for _ in range(depth - 1))])
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
-        return TextPrompts(self.ctx[None], self.deep if len(self.deep) else None)
+        return TextPrompts(self.ctx[None], self.deep[:, None] if len(self.deep) else None)
 
     def vision(self) -> Float[Tensor, "J 1 M V"]:
         texts = torch.cat([self.ctx[0], self.deep])

@@ -44,7 +44,7 @@ class PromptSRCPrompts(ContextPrompts):
         )
 
     def text(self, features: ImageFeatures | None) -> TextPrompts:
-        return TextPrompts(self.ctx[None], self.deep if len(self.deep) else None)
+        return TextPrompts(self.ctx[None], self.deep[:, None] if len(self.deep) else None)
 
     def vision(self) -> Float[Tensor, "J 1 M V"]:
         return self.tokens

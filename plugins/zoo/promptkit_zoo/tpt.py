@@ -97,8 +97,9 @@ class TPT(Learner):
     def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
         features = self.image_features(batch)
         seen = torch.stack(features.pooled.detach().chunk(len(features.views)), 1)  # (B V D)
-        start = self.prompts.text(None).context.detach()
-        contexts = start.expand(len(seen), *start.shape[1:]).clone().requires_grad_()
+        start = self.prompts.text(None).context
+        assert start is not None, "ContextPrompts have one"
+        contexts = start.detach().expand(len(seen), *start.shape[1:]).clone().requires_grad_()
         # Every picture has contexts of its own, and AdamW treats every number by itself: this is one run for each.
         optimizer = torch.optim.AdamW([contexts], self.options.lr)
         chosen: Tensor | None = None

@@ -34,7 +34,7 @@ def test_every_vision_prompt_is_a_map_of_its_text_prompt() -> None:
     prompts = build("maple").prompts
     vision = prompts.vision()
     assert vision.shape == (3, 1, 2, 48)
-    assert prompts.text(None).deep.shape == (2, 2, 32)
+    assert prompts.text(None).deep.shape == (2, 1, 2, 32)
     for block, source in enumerate([prompts.ctx[0, 0], *prompts.deep]):
         couple = prompts.couple[block]
         for token in range(2):
