@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rich.markup import escape
@@ -51,9 +51,8 @@ def rich_table(table: Table) -> RichTable:
     for number, column in enumerate(table.columns):
         # What is too long goes on in the next line: names often differ at their end alone.
         shown.add_column(escape(column), justify="left" if number < table.labels else "right", overflow="fold")
-    for number, row in enumerate(table.rows):
-        cells = [f"[bold]{escape(cell)}[/]" if is_best else escape(cell) for cell, is_best in _marked(table, number)]
-        last = number + 1 == len(table.rows) or table.rows[number + 1][0] != row[0]
+    for number, cells in enumerate(_cells(table, escape, "[bold]{}[/]")):
+        last = number + 1 == len(table.rows) or table.rows[number + 1][0] != table.rows[number][0]
         shown.add_row(*cells, end_section=number in table.parts or (last and table.labels > 1))
     return shown
 
@@ -64,16 +63,11 @@ def markdown(tables: Sequence[Table]) -> str:
     def clean(text: str) -> str:
         return html.escape(re.sub(r"([\\`*_|\[\]~])", r"\\\1", " ".join(text.split())), quote=False)
 
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |\n"
-
     texts = []
     for table in tables:
-        text = f"{clean(table.title)}\n\n" + line([clean(column) for column in table.columns])
-        text += line([":---" if number < table.labels else "---:" for number in range(len(table.columns))])
-        for number in range(len(table.rows)):
-            text += line([f"**{clean(cell)}**" if best else clean(cell) for cell, best in _marked(table, number)])
-        texts.append(text)
+        sides = [":---" if number < table.labels else "---:" for number in range(len(table.columns))]
+        lines = [map(clean, table.columns), sides, *_cells(table, clean, "**{}**")]
+        texts.append(f"{clean(table.title)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
     return "\n".join(texts)
 
 
@@ -85,35 +79,34 @@ def latex(tables: Sequence[Table]) -> str:
             return f"${text}$"
         return "".join(LATEX.get(letter, letter) for letter in text)
 
-    def line(cells: Sequence[str]) -> str:
+    def line(cells: Iterable[str]) -> str:
         return " & ".join(cells) + r" \\" + "\n"
 
     texts = []
     for table in tables:
         places = "l" * table.labels + "r" * (len(table.columns) - table.labels)
-        text = f"\\begin{{table}}\n\\caption{{{clean(table.title)}}}\n\\begin{{tabular}}{{{places}}}\n\\hline\n"
-        text += line([clean(column) for column in table.columns]) + "\\hline\n"
-        for number in range(len(table.rows)):
-            text += line(
-                [rf"\textbf{{{clean(cell)}}}" if best else clean(cell) for cell, best in _marked(table, number)]
-            )
-        texts.append(text + "\\hline\n\\end{tabular}\n\\end{table}\n")
+        head, rows = line(map(clean, table.columns)), map(line, _cells(table, clean, r"\textbf{{{}}}"))
+        texts.append(
+            f"\\begin{{table}}\n\\caption{{{clean(table.title)}}}\n\\begin{{tabular}}{{{places}}}\n"
+            f"\\hline\n{head}\\hline\n{''.join(rows)}\\hline\n\\end{{tabular}}\n\\end{{table}}\n"
+        )
     return "\n".join(texts)
 
 
 def html_(tables: Sequence[Table]) -> str:
     """Table elements, to be put into a page."""
+
+    def line(cells: Iterable[str], element: str) -> str:
+        return "<tr>" + "".join(f"<{element}>{cell}</{element}>" for cell in cells) + "</tr>"
+
     texts = []
     for table in tables:
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
-        text = f"<table>\n<caption>{html.escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
-        for number in range(len(table.rows)):
-            cells = [
-                f"<strong>{html.escape(cell)}</strong>" if best else html.escape(cell)
-                for cell, best in _marked(table, number)
-            ]
-            text += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
-        texts.append(text + "</tbody>\n</table>\n")
+        head = line(map(html.escape, table.columns), "th")
+        rows = [line(cells, "td") + "\n" for cells in _cells(table, html.escape, "<strong>{}</strong>")]
+        texts.append(
+            f"<table>\n<caption>{html.escape(table.title)}</caption>\n<thead>{head}</thead>\n"
+            f"<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
+        )
     return "\n".join(texts)
 
 
@@ -134,5 +127,9 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
 }
 
 
-def _marked(table: Table, number: int) -> list[tuple[str, bool]]:
-    return [(cell, (number, column) in table.best) for column, cell in enumerate(table.rows[number])]
+def _cells(table: Table, clean: Callable[[str], str], strong: str) -> list[list[str]]:
+    """The texts of every row, the best as `strong` has it."""
+    return [
+        [strong.format(clean(cell)) if (number, place) in table.best else clean(cell) for place, cell in enumerate(row)]
+        for number, row in enumerate(table.rows)
+    ]

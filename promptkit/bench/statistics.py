@@ -29,40 +29,36 @@ def statistics(values: Any, by: Any = None) -> pandas.DataFrame:
     return found.assign(half_width=stdtrit(n - 1, 0.975) * found["sd"] / n**0.5)
 
 
-def enough(blocks: pandas.DataFrame) -> bool:
-    return len(blocks) >= FEWEST_DATASETS and len(blocks.columns) > 1
-
-
-def friedman(blocks: pandas.DataFrame) -> tuple[float, float, float, float]:
+def friedman(blocks: pandas.DataFrame) -> dict[str, float]:
     """Are several learners, one a column, equal over data sets, one a row?
 
     Returns:
-        Friedman's chi², corrected for ties, and its p; Iman and Davenport's F, which is less conservative, and its p. See
+        chi2, Friedman's, corrected for ties, and p; f, Iman and Davenport's, which is less conservative, and p_of_f. See
         Demšar, JMLR 2006, section 3.2.2.
     """
     from scipy.stats import f, friedmanchisquare
 
     rows, learners = blocks.shape
     if blocks.nunique(axis=1).max() == 1:  # all are equal everywhere, and chi² is 0 / 0
-        return 0.0, 1.0, 0.0, 1.0
+        return {"chi2": 0.0, "p": 1.0, "f": 0.0, "p_of_f": 1.0}
     with np.errstate(divide="ignore"):  # all rank them the same
         chi2, p = friedmanchisquare(*(blocks[name] for name in blocks))
         ratio = np.float64((rows - 1) * chi2) / (rows * (learners - 1) - chi2)
-    return float(chi2), float(p), float(ratio), float(f.sf(ratio, learners - 1, (learners - 1) * (rows - 1)))
+    return {"chi2": chi2, "p": p, "f": ratio, "p_of_f": f.sf(ratio, learners - 1, (learners - 1) * (rows - 1))}
 
 
-def wilcoxon(blocks: pandas.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+def wilcoxon(blocks: pandas.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
     """Wilcoxon's signed-rank test over data sets, one a row, of every two learners, one a column.
 
     Returns:
-        By two learners p, and p by Holm's procedure for as many comparisons. Differences of 0 are split evenly between both
-        sides, as Demšar, JMLR 2006, section 3.1.3 has it.
+        By two learners: wilcoxon, the p, and holm, the p that is corrected for as many comparisons. Differences of 0 are
+        split evenly between both sides, as Demšar, JMLR 2006, section 3.1.3 has it.
     """
     from scipy.stats import wilcoxon as signed_rank
 
     pairs = list(combinations(blocks, 2))
     p = np.array([signed_rank(blocks[one], blocks[other], zero_method="zsplit").pvalue for one, other in pairs])
-    return dict(zip(pairs, zip(p.tolist(), holm(p).tolist(), strict=True), strict=True))
+    return {pair: {"wilcoxon": one, "holm": other} for pair, one, other in zip(pairs, p, holm(p), strict=True)}
 
 
 def holm(p: Any) -> Any:

@@ -1,19 +1,17 @@
 """The tables of a summary, as texts: learners side by side, all statistics, and learners compared."""
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from typing import Any
 
-from pandas import DataFrame, isna
+from pandas import isna
 
+from promptkit.bench.comparison import Comparison, compared
 from promptkit.bench.formats import Table
 from promptkit.bench.published import published_figure
-from promptkit.bench.statistics import FEWEST, FEWEST_DATASETS, enough, friedman, statistics, wilcoxon
+from promptkit.bench.statistics import FEWEST, FEWEST_DATASETS
 from promptkit.bench.summary import Row, Summary
-from promptkit.errors import DataError, UnknownNameError
 
 STATISTICS = ("mean", "sd", "95 % from", "to")
-TESTED = ("p (Wilcoxon)", "p (Holm)")
 
 
 def side_by_side(summary: Summary) -> Table:
@@ -49,89 +47,56 @@ def all_statistics(summary: Summary) -> Table:
 
 
 def comparisons(summaries: Sequence[Summary], learners: Sequence[str]) -> list[Table]:
-    """Learners compared two at a time, in every summary that has several of them; and ranked, where there are three.
-
-    Where tables name a learner with its shots or its backbone, those of the same are compared. Domains are averaged and
-    the source of a transfer is left out before. Raises UnknownNameError for a learner without results, DataError when
-    none have a data set and seed in common.
-    """
-    known = {name: result.learner for summary in summaries for name, (result, *_) in summary.results.items()}
-    for learner in learners:
-        if learner not in known and learner not in known.values():
-            there = sorted({*known.values()})
-            raise UnknownNameError("learner", learner, there, f"with results: {', '.join(there)}")
+    """The differences of every two learners; where there are three, their ranks, or why there are none. See `compared`."""
     tables = []
-    for summary in summaries:
-        names = [
-            (name, learner) for name in summary.results for learner in learners if f"{name} ".startswith(f"{learner} ")
-        ]
-        for rest in dict.fromkeys(name.removeprefix(learner) for name, learner in names):
-            same = [learner + rest for learner in learners if learner + rest in summary.results]
-            figures = dict.fromkeys(row.figure for row in summary.series)
-            over = {figure: summary.over_domains(figure) for figure in figures}
-            found = {figure: values.reindex(columns=same) for figure, values in over.items() if len(values)}
-            if (table := _pairs(summary, found)).rows:
-                tables += [table, *([_ranks(summary, found)] if len(same) > 2 else [])]
-    if not tables:
-        raise DataError(f"{' and '.join(learners)} have no data set and seed in common")
+    for one in compared(summaries, learners):
+        tables.append(_pairs(one))
+        if len(one.learners) > 2:
+            tables.append(_ranks(one))
     return tables
 
 
-def _pairs(summary: Summary, figures: Mapping[str, DataFrame]) -> Table:
-    """Differences, paired by data set and seed; over enough data sets, whether they are more than chance."""
-    rows: list[tuple[str, ...]] = []
-    fewest = FEWEST
-    for figure, values in figures.items():
-        tested = wilcoxon(_blocks(values)) if enough(_blocks(values)) else {}
-        for first, second in combinations(values, 2):
-            difference = (values[first] - values[second]).dropna()
-            if not len(difference):
-                continue
-            better = difference.round(9) * (1 if summary.metric.higher_is_better else -1)
-            counts = ((better > 0).sum(), (better == 0).sum(), (better < 0).sum(), len(difference))
-            fewest = min(fewest, len(difference))
-            (found,) = statistics(difference).itertuples()
-            chances = [f"{p:.3g}" for p in tested.get((first, second), ())]
-            rows.append((figure, first, second, *_texts(found, (-100, 100), "+"), *map(str, counts), *chances))
-    several = len({row[1:3] for row in rows}) > 1
-    about = "learners compared two at a time" if several else f"{' less '.join(rows[0][1:3])}" if rows else ""
-    table = Table(
-        f"{summary.title}: {about}, paired by data set and seed, %{_why_none(fewest, 'pairs')}",
-        ("figure", "learner", "less", *STATISTICS, "wins", "ties", "losses", "pairs", *TESTED),
-        tuple(row + ("",) * (13 - len(row)) for row in rows),
-        3,
+def _pairs(found: Comparison) -> Table:
+    several = len(found.learners) > 2
+    about = "learners compared two at a time" if several else " less ".join(found.learners)
+    about += f", paired by data set and seed, %{_why_none(found.pairs['n'].min(), 'pairs')}"
+    rows = tuple(
+        (
+            *(one.figure, one.learner, one.less, *_texts(one, (-100, 100), "+")),
+            *(f"{count:.0f}" for count in (one.wins, one.ties, one.losses, one.n)),
+            *(_short(chance) for chance in (one.wilcoxon, one.holm)),
+        )
+        for one in found.pairs.itertuples()
     )
+    counts = ("wins", "ties", "losses", "pairs", "p (Wilcoxon)", "p (Holm)")
+    table = Table(f"{found.summary.title}: {about}", ("figure", "learner", "less", *STATISTICS, *counts), rows, 3)
     return table if several else table.without("learner", "less")
 
 
-def _ranks(summary: Summary, figures: Mapping[str, DataFrame]) -> Table:
-    """Friedman's test of the learners over data sets, and their mean ranks; or why there is none."""
-    title = f"{summary.title}: mean ranks over data sets, and Friedman's test (Demšar, JMLR 2006)"
-    names = next(iter(figures.values())).columns
-    rows: list[tuple[str, ...]] = []
-    best: set[tuple[int, int]] = set()
+def _ranks(found: Comparison) -> Table:
+    names = found.learners
     columns = ("figure", "data sets", "chi²", "p", "F", "p of F", *names)
-    for figure, values in figures.items():
-        block = _blocks(values)
-        if enough(block):
-            ranks = block.rank(axis=1, ascending=not summary.metric.higher_is_better).mean()
-            best |= {(len(rows), columns.index(name)) for name in ranks.index[ranks == ranks.min()]}
-            tested = (f"{value:.3g}" for value in friedman(block))
-            rows.append((figure, str(len(block)), *tested, *(f"{rank:.2f}" for rank in ranks)))
-    if not rows:
-        most = max(len(_blocks(values)) for values in figures.values())
-        why = f"it needs {FEWEST_DATASETS} that all learners have, and there {_many(most)}"
-        title = f"{summary.title}: no test over data sets: {why}"
-    return Table(title, columns, tuple(rows), 1, frozenset(best))
+    if found.ranks.empty:
+        there = f"there {'is' if found.datasets == 1 else 'are'} {found.datasets}"
+        why = f"no test over data sets: it needs {FEWEST_DATASETS} that all learners have, and {there}"
+        return Table(f"{found.summary.title}: {why}", columns, (), 1)
+    rows = tuple(
+        (
+            str(figure),
+            f"{one['datasets']:.0f}",
+            *(_short(one[name]) for name in ("chi2", "p", "f", "p_of_f")),
+            *(f"{one[name]:.2f}" for name in names),
+        )
+        for figure, one in found.ranks.iterrows()
+    )
+    lowest = found.ranks[names].eq(found.ranks[names].min(axis=1), axis=0).to_numpy().nonzero()
+    best = frozenset((int(row), 6 + int(place)) for row, place in zip(*lowest, strict=True))
+    title = f"{found.summary.title}: mean ranks over data sets, and Friedman's test (Demšar, JMLR 2006)"
+    return Table(title, columns, rows, 1, best)
 
 
-def _blocks(values: DataFrame) -> DataFrame:
-    """The mean of the seeds that all learners have, of each data set that they all have."""
-    return values.dropna().groupby("dataset").mean().round(9)
-
-
-def _many(number: int) -> str:
-    return "is 1" if number == 1 else f"are {number}"
+def _short(value: float) -> str:
+    return "" if isna(value) else f"{value:.3g}"
 
 
 def _about(row: Row) -> tuple[str, str, str]:

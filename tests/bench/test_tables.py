@@ -286,15 +286,15 @@ def test_learners_are_tested_over_data_sets_as_demsar_has_it() -> None:
     auc = DataFrame(np.array(AUC.split(), float).reshape(14, 4), columns=["C4.5", "+m", "+cf", "+m+cf"])
     # His Wilcoxon test of the first two has T = 12.
     z = (12 - 14 * 15 / 4) / np.sqrt(14 * 15 * 29 / 24)
-    assert wilcoxon(auc)["C4.5", "+m"][0] == pytest.approx(2 * norm.cdf(z), rel=0.01)
+    assert wilcoxon(auc)["C4.5", "+m"]["wilcoxon"] == pytest.approx(2 * norm.cdf(z), rel=0.01)
     untied = auc[auc.nunique(axis=1) == 4]
     n, k = untied.shape
     ranks = untied.rank(axis=1).mean()
     chi2 = 12 * n / (k * (k + 1)) * ((ranks**2).sum() - k * (k + 1) ** 2 / 4)
     found = friedman(untied)
-    assert found[:3:2] == pytest.approx((chi2, (n - 1) * chi2 / (n * (k - 1) - chi2)))
-    assert found[3] < found[1]
-    assert friedman(auc.iloc[[9] * 6]) == (0, 1, 0, 1)
+    assert (found["chi2"], found["f"]) == pytest.approx((chi2, (n - 1) * chi2 / (n * (k - 1) - chi2)))
+    assert found["p_of_f"] < found["p"]
+    assert friedman(auc.iloc[[9] * 6]) == {"chi2": 0, "p": 1, "f": 0, "p_of_f": 1}
     assert list(holm(np.array([0.01, 0.04, 0.03, 0.005]))) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
