@@ -22,6 +22,7 @@ from measuring import best, check, classnames, learner_for, ratios, report, rese
 from text_tower import text
 
 from promptkit.backbones.base import Backbone
+from promptkit.backbones.plain_text import Rows
 from promptkit.build import build_learner, build_views, load_backbone
 from promptkit.components import Scene
 from promptkit.config import resolve
@@ -186,7 +187,7 @@ def largest(options: argparse.Namespace) -> None:
     n_classes, budget = (20, 10**8) if options.quick else (1000, 8 * 10**9)
     backbone: Any = learner_for("coop", options, 2).scene.backbone
     classes = backbone.class_tokens(classnames(n_classes), 4)
-    cost = backbone.encoder._cost(False, classes, torch.device("cpu"))
+    cost = backbone.encoder._cost(Rows(torch.zeros(1, 1, 4, backbone.text_width)), classes, torch.device("cpu"))
     report("largest", C=n_classes, M=4, budget_GB=budget / 1e9, B=budget // cost.everything)
 
 

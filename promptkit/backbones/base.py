@@ -243,6 +243,24 @@ class Backbone(nn.Module, ABC):
         """Compute in smaller pieces from now on, after a device ran out of memory. False: they are the smallest."""
         return False
 
+    def image_bytes(self, images: int, device: torch.device) -> int:
+        """What the image tower holds at most of so many images, without gradients, on a device of this kind; 0: unknown."""
+        return 0
+
+    def text_passes(self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device) -> tuple[int, int]:
+        """How a training step's texts would be encoded on a device of this kind.
+
+        Args:
+            rows: Contexts before every class: images, views and prompts.
+            per_class: Has each class contexts of its own?
+            classes: Ids (C L).
+            device: Which need not be here.
+
+        Returns:
+            In how many passes, and the bytes that they hold at most; 0: unknown.
+        """
+        return 1, 0
+
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode, whatever the module that holds the backbone does."""
         return super().train(False)

@@ -23,6 +23,9 @@ BLOCK_BYTES = 32 << 20
 KEPT_BYTES = 256 << 20
 """So much free memory at the end of the heap is not given back: more than a pass of such blocks was seen to take."""
 
+ONE_PASS, SEVERAL_PASSES = 5.2, 9.0
+"""What a pass, or several, make a process hold, in sizes of the largest layer's output: measured by `benchmarks/plan.py`."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _CHOSEN_BY_USER = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 
@@ -69,3 +72,9 @@ def encode_in_chunks(
         each = [replace(prompts, tokens=tokens) for tokens in torch.split(prompts.tokens, step, dim=1)]
     parts = [encode(some, own) for some, own in zip(chunks, each, strict=True)]
     return parts[0] if len(parts) == 1 else ImageFeatures.cat(parts)
+
+
+def held_at_most(images: int, largest: int) -> int:
+    """Bytes that a process holds while it encodes images whose largest layer output takes `largest` each."""
+    step = max(1, BLOCK_BYTES // largest)
+    return int(min(images, step) * largest * (ONE_PASS if images <= step else SEVERAL_PASSES))

@@ -15,11 +15,20 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from promptkit.backbones.base import Backbone, ImageSpec, Intermediates, Position, TextBlocks
-from promptkit.backbones.cpu_images import BLOCK_BYTES, encode_in_chunks, keep_freed_memory, largest_output
+from promptkit.backbones.cpu_images import (
+    BLOCK_BYTES,
+    ONE_PASS,
+    encode_in_chunks,
+    held_at_most,
+    keep_freed_memory,
+    largest_output,
+)
 from promptkit.backbones.hf_text import HFPromptEncoder, HFTextTower
 from promptkit.backbones.image_tower import ImageTower
 from promptkit.backbones.loading import load_model
 from promptkit.backbones.on_foot import OpenClipImageBlocks, OpenClipTextBlocks
+from promptkit.backbones.passes import HEAP_HOLES
+from promptkit.backbones.plain_text import Rows
 from promptkit.backbones.prompt_encoder import PromptEncoder
 from promptkit.backbones.prompt_tokenizer import PromptTokenizer, Tokenizer
 from promptkit.backbones.text_tower import TextTower
@@ -149,7 +158,7 @@ class OpenClipBackbone(Backbone):
         """What one image takes at most between two layers. The first use on a CPU, which sets its allocator, finds out."""
         if self._largest is None:
             keep_freed_memory()
-            self._largest = largest_output(self.model.visual, torch.zeros(1, *shape[1:]))
+            self._largest = largest_output(self.model.visual, torch.zeros(1, *shape[1:], device=self.device))
         return max(1, self._largest)
 
     @property
@@ -161,6 +170,22 @@ class OpenClipBackbone(Backbone):
     @property
     def image_blocks(self) -> OpenClipImageBlocks:
         return OpenClipImageBlocks(self.image_tower)
+
+    def image_bytes(self, images: int, device: torch.device) -> int:
+        one = self._image_bytes(torch.Size((1, 3, *self.image.size)))
+        if device.type == "cpu":
+            return held_at_most(images, one)
+        return int(images * one * ONE_PASS) // (1 if self.settings.dtype == "float32" else 2)
+
+    def text_passes(self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device) -> tuple[int, int]:
+        if isinstance(self.encoder, HFPromptEncoder):
+            return super().text_passes(rows, per_class, classes, device)
+        (n_classes, n_ctx), one = classes.context_positions.shape, self.logit_scale.new_zeros(1, 1, 1, 1)
+        contexts = Rows(one.expand(rows, n_classes if per_class else 1, n_ctx, self.text_width))
+        plan = self.encoder.plan(contexts, classes, True, device)
+        # The holes are between small tensors: passes that keep all, whose tensors are large, were measured to have none.
+        roomy = device.type == "cpu" and all(keep in ("graph", "all") for _, _, keep in plan.passes)
+        return len(plan.passes), int(plan.bytes / HEAP_HOLES) if roomy else plan.bytes
 
     def use_less_memory(self) -> bool:
         return self.encoder.halve_chunks()

@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -39,6 +39,17 @@ def _split(features: Float[Tensor, "R C k D"], prompts: TextPrompts) -> Float[Te
     """From rows to images and prompts."""
     n_prompts = 1 if prompts.context is None else prompts.context.shape[2]
     return torch.unflatten(features, 0, (-1, n_prompts)).transpose(1, 2).flatten(2, 3)
+
+
+class TextPlan(NamedTuple):
+    """How texts go through the tower."""
+
+    passes: list[tuple[range, range, Keep]]
+    """Rows, classes, and what is kept, of each."""
+    step: tuple[int, int]
+    """How many rows and classes a pass takes at most."""
+    bytes: int
+    """What all passes hold at most."""
 
 
 class PromptEncoder:
@@ -74,7 +85,7 @@ class PromptEncoder:
             each = 1 if rows.read_only is None else rows.read_only.shape[2]
             return _split(rows.context.new_empty(len(rows), 0, each, self.tower.joint_width), prompts)
         gradients = torch.is_grad_enabled() and (rows.learned or not self.tower.frozen)
-        passes = self._plan(rows, classes, gradients)
+        passes, self._last_pass, self._last_bytes = self.plan(rows, classes, gradients, rows.context.device)
         encode = self._encode_afresh if len(passes) > 1 and rows.context.device.type == "cpu" else self._encode
         features: dict[range, list[Tensor]] = {}
         for r, c, keep in passes:
@@ -124,11 +135,10 @@ class PromptEncoder:
                 layouts[key] = Layout.of(self.tower, _subset(classes, some), rows.per_class, device, frozen, late)
         return layouts[key]
 
-    def _plan(self, rows: Rows, classes: ClassTokens, gradients: bool) -> list[tuple[range, range, Keep]]:
-        """Rows, classes, and what is kept, of each pass."""
-        device = rows.context.device
+    def plan(self, rows: Rows, classes: ClassTokens, gradients: bool, device: torch.device) -> TextPlan:
+        """The passes on a device of this kind, which need not be that of the rows."""
         n_classes = len(classes.names)
-        cost = self._cost(rows, classes)
+        cost = self._cost(rows, classes, device)
         budget = self.memory_bytes or default_budget(device)
         row_step, class_step = pass_sizes(len(rows), n_classes, cost, budget, gradients, device.type == "cpu")
         passes = [(r, c) for r in spans(len(rows), row_step) for c in spans(n_classes, class_step)]
@@ -140,10 +150,10 @@ class PromptEncoder:
             keeps = what_to_keep(len(passes), cost, share, budget if self.checkpoint == "auto" else sys.maxsize)
         of: dict[Keep, int] = {"graph": cost.graph, "all": cost.everything, "inputs": cost.inputs, "nothing": 0}
         kept = sum(of[keep] for keep in keeps) if gradients else 0
-        self._last_pass, self._last_bytes = (row_step, class_step), int(share * (cost.work + kept))
-        return [(r, c, keep) for (r, c), keep in zip(passes, keeps, strict=True)]
+        kept_of = [(r, c, keep) for (r, c), keep in zip(passes, keeps, strict=True)]
+        return TextPlan(kept_of, (row_step, class_step), int(share * (cost.work + kept)))
 
-    def _cost(self, rows: Rows, classes: ClassTokens) -> Cost:
+    def _cost(self, rows: Rows, classes: ClassTokens, device: torch.device) -> Cost:
         layout = self._layout(classes, range(len(classes.names)), rows)
         tokens = layout.tokens if layout else classes.ids.numel()
         if rows.read_only is not None:
@@ -151,7 +161,7 @@ class PromptEncoder:
         frozen = (
             layout is not None and not self.tower.compiled and not rows.edits and all(map(is_frozen, self.tower.blocks))
         )
-        return Cost.of(self.tower.blocks[0], len(self.tower.blocks), tokens, frozen, rows.context.device)
+        return Cost.of(self.tower.blocks[0], len(self.tower.blocks), tokens, frozen, device)
 
 
 def _subset(classes: ClassTokens, some: range) -> ClassTokens:

@@ -28,6 +28,7 @@ from promptkit.cli import (
     help,
     install,
     new,
+    plan,
     plugins,
     predict,
     report,
@@ -84,6 +85,7 @@ RUNS, IMAGES, PLUGINS = "Runs", "Pictures", "Plugins"
 
 _add("demo", demo.demo, rich_help_panel=RUNS)
 _add("train", train.train, no_args_is_help=True, rich_help_panel=RUNS)
+_add("plan", plan.plan, no_args_is_help=True, rich_help_panel=RUNS)
 _add("eval", evaluate.evaluate, no_args_is_help=True, rich_help_panel=RUNS)
 _add("predict", predict.predict, no_args_is_help=True, rich_help_panel=RUNS)
 _add("bench", bench.bench, no_args_is_help=True, rich_help_panel=RUNS)
