@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from promptkit.api import compare, evaluate, results, samples, train, tune
+    from promptkit.api import compare, evaluate, figure, results, samples, train, tune
     from promptkit.prediction.classifier import Classifier
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "figure",
     "hookimpl",
     "load",
     "results",
@@ -92,7 +93,7 @@ def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: s
 
 def __getattr__(name: str) -> Any:
     """What stands in `promptkit.api`, imported when it is asked for."""
-    if name in ("compare", "evaluate", "results", "samples", "train", "tune"):
+    if name in ("compare", "evaluate", "figure", "results", "samples", "train", "tune"):
         from promptkit import api
 
         return getattr(api, name)

@@ -28,6 +28,8 @@ from promptkit.metrics import Scores
 from promptkit.prediction.classifier import Classifier, open_classifier
 from promptkit.progress import reported
 from promptkit.registry import installed
+from promptkit.report.figures import draw_first
+from promptkit.report.making import needs_extra
 from promptkit.runs.checkpoint import Metadata, read_metadata
 from promptkit.runs.records import read_records
 from promptkit.settings import SLOTS, BackboneSettings, EvalSettings, Scalar, flagged, parsed, set_text
@@ -254,6 +256,28 @@ def results(*folders: str | Path) -> "pandas.DataFrame":
         DataError: Where there are none.
     """
     return results_frame(read_results([Path(folder) for folder in folders or ("results",)]))
+
+
+def figure(kind: str, *folders: str | Path, metric: str = "accuracy", against: str = "") -> Any:
+    """Draw results, as `promptkit figure` does.
+
+    Args:
+        kind: "few-shot", "ablation", "domains", "base-new" or "calibration".
+        folders: Of results; "results" by default.
+        metric: See `promptkit list metric`.
+        against: In an ablation, the learner that the others are compared with.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which a notebook shows after `%matplotlib inline`.
+
+    Raises:
+        UnknownNameError: For a kind, metric or learner that there is none of.
+        DataError: Where the results have no figure of the kind.
+        ConfigError: Without matplotlib.
+    """
+    needs_extra()
+    paths = [Path(folder) for folder in folders or ("results",)]
+    return draw_first(kind, paths, installed().get("metric", metric), against)[0]
 
 
 def samples(*runs: str | Path) -> "pandas.DataFrame":

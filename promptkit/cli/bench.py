@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from promptkit.cli import options
-from promptkit.errors import ConfigError
+from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.settings import split_names
 
 if TYPE_CHECKING:
@@ -108,6 +108,13 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Learners, or all: the differences of every two beside the tables, paired by data set and seed.",
+            show_default=False,
+        ),
+    ] = None,
     keep: Annotated[
         bool,
         typer.Option("--keep/--no-keep", help="Keep each picture's answer, in records/ of the run's folder."),
@@ -177,6 +184,11 @@ def bench(
     for found in opened:
         terminal.print(f"{found.name}: {found.dataset.layout}", soft_wrap=True, markup=False)
     runner = order.runner(opened, registry, terminal)
+    names = list(dict.fromkeys(training.learner.name for training in runner.plan.trainings))
+    compared = names if compare == "all" else split_learners(compare or "")
+    for name in compared:
+        if name not in names:
+            raise UnknownNameError("learner to compare", name, [*names, "all"])
     if not plan:
         check_writable(out, "choose another --out")
     estimate = Estimate(runner, jobs=jobs or 1)
@@ -205,7 +217,10 @@ def bench(
         raise typer.Exit(130) from None
     _print_outcome(terminal, outcome)
     if any(runner.state(training) == "done" for training in runner.plan.trainings):
-        print_tables([result for result in read_results([out]) if result.protocol == protocol])
+        results = [result for result in read_results([out]) if result.protocol == protocol]
+        tested = {result.learner for result in results}
+        there = [name for name in compared if name in tested]
+        print_tables(results, compare=",".join(there) if len(there) > 1 else None)
     raise typer.Exit(int(bool(outcome.failures)))
 
 

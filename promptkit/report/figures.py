@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from promptkit.bench.results import RESULTS, Result, results_of
-from promptkit.bench.summary import AVERAGE, MEAN, OF_SEEDS, WORST, Row, Summary
-from promptkit.errors import DataError
+from promptkit.bench.results import RESULTS, Result, read_results, results_of
+from promptkit.bench.statistics import statistics
+from promptkit.bench.summary import AVERAGE, MEAN, OF_SEEDS, WORST, Row, Summary, summaries
+from promptkit.errors import ConfigError, DataError, UnknownNameError
+from promptkit.metrics import Metric
 from promptkit.report.answers import Answers, columns, reliability
 from promptkit.report.plots import SERIES, STYLE
 from promptkit.runs.records import read_records
@@ -19,7 +21,7 @@ WIDTH = 3.2
 MARKERS = "osD^vP*X"
 
 
-def few_shot(summary: Summary, folders: Sequence[Path]) -> Any:
+def few_shot(summary: Summary, folders: Sequence[Path], against: str) -> Any:
     """Accuracy over shots, as in CoOp's figure 3: a panel for each data set and the average; mean and deviation."""
     lines: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
     for dataset, domain in {AVERAGE: "all", **summary.whole}.items():
@@ -43,7 +45,7 @@ def few_shot(summary: Summary, folders: Sequence[Path]) -> Any:
     return figure
 
 
-def domains(summary: Summary, folders: Sequence[Path]) -> Any:
+def domains(summary: Summary, folders: Sequence[Path], against: str) -> Any:
     """Each learner on each domain, a panel for each data set; mean and deviation over seeds."""
     rows: dict[str, dict[str, Row]] = defaultdict(dict)
     several = len({row.figure for row in summary.series if row.figure != OF_SEEDS}) > 1
@@ -56,7 +58,7 @@ def domains(summary: Summary, folders: Sequence[Path]) -> Any:
     return _bars(summary, rows)
 
 
-def base_new(summary: Summary, folders: Sequence[Path]) -> Any:
+def base_new(summary: Summary, folders: Sequence[Path], against: str) -> Any:
     """Each learner on base classes, on new ones, and the harmonic mean, a panel for each data set and the average."""
     rows: dict[str, dict[str, Row]] = defaultdict(dict)
     for figure, name in (("base", "base"), ("new", "new"), (OF_SEEDS, "harmonic\nmean")):
@@ -69,7 +71,34 @@ def base_new(summary: Summary, folders: Sequence[Path]) -> Any:
     return _bars(summary, kept)
 
 
-def calibration(summary: Summary, folders: Sequence[Path]) -> Any:
+def ablation(summary: Summary, folders: Sequence[Path], against: str) -> Any:
+    """The others less one learner, a panel for each figure: every pair of data set and seed, mean and 95 % interval."""
+    learners = {name: results[0].learner for name, results in summary.results.items()}
+    if against not in learners.values():
+        raise UnknownNameError("learner to compare with", against, {*learners.values()}, "say which with --against")
+    pairs = {name: against + name.removeprefix(learner) for name, learner in learners.items() if learner != against}
+    panels = {}
+    for figure in dict.fromkeys(row.figure for row in summary.series):
+        values = summary.over_domains(figure)
+        there = {name: other for name, other in pairs.items() if name in values and other in values}
+        if own := {name: d for name, other in there.items() if len(d := (values[name] - values[other]).dropna())}:
+            panels[figure] = own
+    if not panels:
+        raise DataError(f"no learner has a data set and seed in common with {against}", "an ablation compares variants")
+    figure, axes = _panels(len(panels), 2)
+    for axis, (name, differences) in zip(axes, panels.items(), strict=False):
+        for place, (style, difference) in enumerate(zip(_styles(), differences.values(), strict=False)):
+            (found,) = statistics(difference).itertuples()
+            axis.plot(difference, [place] * len(difference), "|", color=style["color"], markersize=8)
+            axis.errorbar(found.mean, place, xerr=found.half_width, color=style["color"], marker="o", capsize=3)
+        axis.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
+        axis.set_yticks(range(len(differences)), list(differences))
+        axis.set(ylim=(len(differences) - 0.5, -0.5), xlabel=f"{_label(summary)}, less that of {against}")
+        axis.set_title(name)
+    return figure
+
+
+def calibration(summary: Summary, folders: Sequence[Path], against: str) -> Any:
     """Accuracy over confidence, a panel for each learner, over all of its runs' records."""
     runs = {path.parent for folder in folders for path in folder.rglob(RESULTS)}
     found: dict[str, list[Answers]] = defaultdict(list)
@@ -94,8 +123,9 @@ def calibration(summary: Summary, folders: Sequence[Path]) -> Any:
     return figure
 
 
-KINDS: Mapping[str, Callable[[Summary, Sequence[Path]], Any]] = {
+KINDS: Mapping[str, Callable[[Summary, Sequence[Path], str], Any]] = {
     "few-shot": few_shot,
+    "ablation": ablation,
     "domains": domains,
     "base-new": base_new,
     "calibration": calibration,
@@ -103,12 +133,34 @@ KINDS: Mapping[str, Callable[[Summary, Sequence[Path]], Any]] = {
 SUFFIXES = (".pdf", ".svg", ".png")
 
 
-def draw(kind: str, summary: Summary, folders: Sequence[Path], ink: str = "black") -> Any:
-    """A figure of matplotlib, its lines and letters in `ink`. Raises DataError for results that have none of the kind."""
+def draw(kind: str, summary: Summary, folders: Sequence[Path], ink: str = "black", against: str = "") -> Any:
+    """A figure of matplotlib, its lines and letters in `ink`.
+
+    An ablation is `against` one learner. Raises DataError for results that have none of the kind.
+    """
     from matplotlib import rc_context
 
     with rc_context(STYLE | _PRINT | dict.fromkeys(_INKED, ink)):
-        return KINDS[kind](summary, folders)
+        return KINDS[kind](summary, folders, against)
+
+
+def draw_first(kind: str, folders: Sequence[Path], metric: Metric, against: str = "") -> tuple[Any, str]:
+    """The figure of the first protocol in folders of results that has one of the kind, and its title.
+
+    Raises UnknownNameError for another kind, DataError where no results have one.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError("kind of figure", kind, KINDS)
+    if kind == "ablation" and not against:
+        raise ConfigError("an ablation draws the others less one learner", "say which with --against LEARNER")
+    why: DataError | None = None
+    for summary in summaries(read_results(folders), metric):
+        try:
+            return draw(kind, summary, folders, against=against), summary.title
+        except DataError as error:
+            why = error
+    assert why is not None
+    raise why
 
 
 def save(figure: Any, path: Path, kind: str) -> None:

@@ -329,6 +329,7 @@ def test_a_damaged_learner_fails_and_stays(bench: Command, tmp_path: Path) -> No
         (("few-shot", "--datasets", "caltech11"), "no dataset named 'caltech11'; did you mean 'caltech101'?"),
         (("cross-dataset", "--datasets", "dtd"), "imagenet"),
         (("few-shot", "--learners", "cop"), "no recipe named 'cop'; did you mean 'coop'?"),
+        (("few-shot", "--compare", "cop"), "no learner to compare named 'cop'; did you mean 'coop'?"),
         (("few-shot", "--set", "coop:train.seed=3"), "--set coop:train.seed=3: train.seed can't be set in a bench"),
         (("few-shot", "--templates", "nowhere"), "nowhere can't be read"),
     ],
@@ -354,7 +355,9 @@ def test_shards_together_are_one_process(bench: Command, tmp_path: Path) -> None
     }
     assert "2 runs (2 new)" in bench(*words, "--shard", "1/2").out
     assert figures(tmp_path / "results") == figures(tmp_path / "whole")
-    assert "4 runs (4 done)" in bench(*words).out
+    again = bench(*words, "--compare", "all").out
+    assert "4 runs (4 done)" in again
+    assert "zeroshot less coop, paired by data set and seed" in again
 
 
 def test_one_shard_has_tables_while_no_seed_is_complete(bench: Command, promptkit: Command) -> None:

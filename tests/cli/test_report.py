@@ -227,8 +227,9 @@ def test_figures_are_drawn_of_results(promptkit: Command, result: Any, tmp_path:
         ("few-shot", {"average", "dtd", "pets", "coop", "gopro"}),
         ("base-new", {"base", "new", "DTD"}),
         ("domains", {"art", "photo", "mean"}),
+        ("ablation", {"base", "new", "gopro", "accuracy, %, less that of coop"}),
     ):
-        done = promptkit("figure", "results", "--kind", kind, "--out", f"{kind}.svg")
+        done = promptkit("figure", "results", "--kind", kind, "--against", "coop", "--out", f"{kind}.svg")
         assert done.status == 0, done.err
         drawn = {text.text for text in ET.parse(tmp_path / f"{kind}.svg").iter("{http://www.w3.org/2000/svg}text")}
         assert words <= drawn
@@ -237,6 +238,8 @@ def test_figures_are_drawn_of_results(promptkit: Command, result: Any, tmp_path:
         assert (tmp_path / f"a.{suffix}").read_bytes().startswith(start)
     for words, message in (
         (["--kind", "pie"], "no kind of figure named 'pie'"),
+        (["--kind", "ablation"], "say which with --against LEARNER"),
+        (["--kind", "ablation", "--against", "cop"], "no learner to compare with named 'cop'; did you mean 'coop'?"),
         (["--kind", "few-shot", "--out", "a.gif"], "no format named '.gif'"),
         (["--kind", "calibration"], "the runs have kept no answers"),
     ):
