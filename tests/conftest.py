@@ -148,7 +148,7 @@ for line in sys.stdin:
                     os.kill(other, signal.SIGKILL)
         print(json.dumps([statuses[child] for child in children]), flush=True)
         continue
-    signal.alarm(300)
+    signal.alarm(900)
     os.chdir(task["cwd"])
     os.environ.clear()
     os.environ.update(task["variables"])

@@ -1,7 +1,5 @@
 """`promptkit demo`: learners learn on drawn pictures, and what is done stays."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -25,10 +23,21 @@ def accuracy(results: list[Result], learner: str, classes: str, *domains: str) -
     )
 
 
-def test_learners_beat_hand_made_prompts_and_nothing_is_done_twice(promptkit: Command, tmp_path: Path) -> None:
-    def demo() -> str:  # as a user runs it: in this process, the shapes of all tensors would be checked
-        command = [sys.executable, "-m", "promptkit", "demo", "--seeds", "1"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+TWO_DOMAINS = """
+import promptkit.demo.images
+promptkit.demo.images.DOMAINS = ("photo", "sketch")
+promptkit.cli.main()
+"""
+"""Half of the demo's pictures, in half of its time."""
+
+
+def test_learners_beat_hand_made_prompts_and_nothing_is_done_twice(
+    promptkit: Command, warm: Callable[..., "list[Finished]"], tmp_path: Path
+) -> None:
+    def demo() -> str:  # in this process, the shapes of all tensors would be checked
+        (done,) = warm("demo", "--seeds", "1", cwd=tmp_path, code=TWO_DOMAINS)
+        assert done.status == 0, done.err
+        return done.out
 
     first = demo()
     results = read_results([tmp_path / "runs/demo/runs"])
@@ -36,7 +45,7 @@ def test_learners_beat_hand_made_prompts_and_nothing_is_done_twice(promptkit: Co
         gain = accuracy(results, learner, "base", "sketch") - accuracy(results, "zeroshot", "base", "sketch")
         assert gain > MARGIN, learner
         assert f"{learner}, seed 1: trained in" in first
-    for row in ("sketch, trained", "cartoon", "painting", "photo", "mean of the others"):
+    for row in ("sketch, trained", "photo", "mean of the others"):
         assert row in first
     assert "where they were trained: on the base classes of sketch, gopro reaches" in first
     assert "report: runs/demo/report.html" in first
