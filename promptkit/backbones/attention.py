@@ -33,18 +33,12 @@ def _attend(
 
     The prefix is not repeated for each text: its scores are one product over the queries of all texts.
     """
-    n, longest = bucket.shape
-
-    def padded(t: Tensor) -> Tensor:  # (#R H texts L d)
-        picked = t[:, bucket.tokens].index_select(1, bucket.pad)
-        return torch.unflatten(picked, 1, (n, longest)).permute(0, 3, 1, 2, 4)
-
     if queries == "all":
-        q, visible = padded(q), bucket.causal
+        q, visible = _padded(q, bucket), bucket.causal
     else:
         each = torch.unflatten(q, 1, (len(segment.last), -1))[:, bucket.texts]
         q, visible = each.permute(0, 3, 1, 2, 4), bucket.until_last
-    k, v = padded(k), padded(v)
+    k, v = _padded(k, bucket), _padded(v, bucket)
     q = q * q.shape[-1] ** -0.5
     scores = (q @ k.transpose(-1, -2)).masked_fill(~visible, -torch.inf)
     if prefix is None:
@@ -59,3 +53,8 @@ def _attend(
         out = out + torch.unflatten(weights[..., :split].flatten(2, 3) @ prefix_values, 2, q.shape[2:4])
     out = out.permute(0, 2, 3, 1, 4).flatten(1, 2)
     return out.index_select(1, bucket.unpad) if queries == "all" else out
+
+
+def _padded(t: Tensor, bucket: Bucket) -> Float[Tensor, "#R H texts L d"]:
+    picked = t[:, bucket.tokens].index_select(1, bucket.pad)
+    return torch.unflatten(picked, 1, bucket.shape).permute(0, 3, 1, 2, 4)
