@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from promptkit.backbones.base import Backbone
-from promptkit.components import Loss, Scene, TeacherRun, Views
+from promptkit.components import Component, Loss, PromptGenerator, Scene, TeacherRun, Views
 from promptkit.config import RunConfig
 from promptkit.data.descriptions import read_descriptions
 from promptkit.data.layouts import Dataset
@@ -66,12 +66,10 @@ def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train:
     for this backbone or these classes, and when a component needs another than stands in a slot.
     """
     classes = {slot: registry.component(slot, chosen.name) for slot, chosen in config.components.items()}
-    if classes["prompts"].described and not scene.descriptions:
-        raise ConfigError(
-            f"prompts {config.components['prompts'].name!r} need sentences about the classes",
-            "--descriptions FILE names a JSON file of them, such as the CuPL_prompts_*.json that CuPL publishes",
-        )
-    for slot in ("learner", *(["loss"] if to_train else [])):
+    losses = ["loss"] if to_train else []
+    for slot in ("prompts", "projector", *losses):
+        _check_given(classes[slot], f"{slot} {config.components[slot].name!r}", scene)
+    for slot in ("learner", *losses):
         _check_needs(config, registry, slot)
 
     def component(slot: str) -> Any:
@@ -86,6 +84,18 @@ def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train:
     learner.test_views = build_views(config, registry, scene.backbone, "test_views")
     learner.seed = config.train.seed
     return learner.to(scene.backbone.device)
+
+
+def _check_given(component: type[Component], what: str, scene: Scene) -> None:
+    """Raises ConfigError when a run lacks what a component learns from beside pictures."""
+    need = "need" if issubclass(component, PromptGenerator) else "needs"
+    if component.described and not scene.descriptions:
+        raise ConfigError(
+            f"{what} {need} sentences about the classes",
+            "--descriptions FILE names a JSON file of them, such as the CuPL_prompts_*.json that CuPL publishes",
+        )
+    if component.taught and scene.teacher is None:
+        raise ConfigError(f"{what} {need} a run to learn from", "--teacher RUN names a finished one, on any backbone")
 
 
 def _check_needs(config: RunConfig, registry: Registry, slot: str) -> None:

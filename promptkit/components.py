@@ -32,19 +32,26 @@ from promptkit.views import PlainViews as PlainViews
 from promptkit.views import Views as Views
 
 
-class PromptGenerator(nn.Module, ABC):
-    """Makes context vectors for the text tower, and optionally prompts for the image tower."""
+class Component(nn.Module):
+    """What prompt generators, projectors and losses share."""
 
     Options: ClassVar[type] = NoOptions
-    conditional: ClassVar[bool] = False
-    """Does `text` look at the image? If not, text features are computed once per step and once per evaluation."""
     described: ClassVar[bool] = False
     """Does it need `Scene.descriptions`? Then a run needs --descriptions."""
+    taught: ClassVar[bool] = False
+    """Does it need `Scene.teacher`? Then a run needs --teacher."""
 
     def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__()
         self.options = options
         self.scene = scene
+
+
+class PromptGenerator(Component, ABC):
+    """Makes context vectors for the text tower, and optionally prompts for the image tower."""
+
+    conditional: ClassVar[bool] = False
+    """Does `text` look at the image? If not, text features are computed once per step and once per evaluation."""
 
     @property
     def class_specific(self) -> bool:
@@ -244,17 +251,11 @@ def context_parameter(
     return nn.Parameter(0.02 * torch.randn(classes, prompts, n_ctx, backbone.text_width))
 
 
-class Projector(nn.Module):
+class Projector(Component):
     """Maps features of both towers to the space they are compared in. The base class is the identity."""
 
-    Options: ClassVar[type] = NoOptions
     for_logits: ClassVar[bool] = True
     """Are the logits computed from projected features? If not, only losses see them."""
-
-    def __init__(self, options: Any, scene: Scene) -> None:
-        super().__init__()
-        self.options = options
-        self.scene = scene
 
     def image(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
         """Image features in the space to compare in.
@@ -283,21 +284,15 @@ class Projector(nn.Module):
         return {}
 
 
-class Loss(nn.Module, ABC):
+class Loss(Component, ABC):
     """Turns outputs into named, already weighted scalar terms; the training loss is their sum."""
 
-    Options: ClassVar[type] = NoOptions
     views: ClassVar[tuple[str, ...]] = ("image",)
     """The views it reads, checked when the learner is built."""
     unlabelled: ClassVar[bool] = False
     """Does it look at `Outputs.unlabelled`? Then a run needs --unlabelled."""
     needs: ClassVar[Mapping[str, type]] = {}
     """What has to stand in other slots, such as {"prompts": MyPrompts}; checked when the learner is built."""
-
-    def __init__(self, options: Any, scene: Scene) -> None:
-        super().__init__()
-        self.options = options
-        self.scene = scene
 
     def templates(self) -> Sequence[str]:
         """Prompts with one `{}` for a zero-shot teacher; where there are none, `Outputs.teacher` stays None."""

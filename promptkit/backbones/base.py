@@ -203,8 +203,19 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "N D"]:
-        """Unit-norm features of plain texts, without gradients."""
+    def encode_captions(self, captions: Sequence[str], unit_norm: bool = True) -> Float[Tensor, "N D"]:
+        """Features of plain texts, without gradients.
+
+        Args:
+            captions: N texts.
+            unit_norm: Divide by the norm; otherwise it is the tower's own, as TaskRes wants it.
+
+        Returns:
+            (N D).
+
+        Raises:
+            BackboneError: When one doesn't fit the tower's context length.
+        """
 
     @abstractmethod
     def class_tokens(

@@ -195,10 +195,13 @@ class OpenClipBackbone(Backbone):
         return self.encoder(prompts, classes)
 
     @torch.no_grad()
-    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "N D"]:
+    def encode_captions(self, captions: Sequence[str], unit_norm: bool = True) -> Float[Tensor, "N D"]:
         """Captions are class names without a context."""
+        texts = self._to_device(self.prompt_tokenizer.captions(captions))
+        if not unit_norm:
+            return torch.cat([self.model.encode_text(some) for some in torch.split(texts.ids, 256)])
         nothing = self.logit_scale.new_empty(1, 1, 1, 0, self.text_width)
-        return self.encoder(TextPrompts(nothing), self._to_device(self.prompt_tokenizer.captions(captions)))[0, :, 0]
+        return self.encoder(TextPrompts(nothing), texts)[0, :, 0]
 
     @torch.inference_mode(False)  # made during an evaluation, they may still be used in training
     def class_tokens(

@@ -100,6 +100,11 @@ def check_features(specimen: Specimen) -> None:
             )
         if not close(found.norm(dim=-1), torch.ones(rows)):
             raise Defect(f"{what} have no unit norm: divide them by their norm")
+    own = backbone.encode_captions(["a photo of a cat.", "a sketch."], unit_norm=False)
+    if not close(F.normalize(own, dim=-1), texts):
+        raise Defect(
+            "caption features with unit_norm=False differ in more than their norm: leave out the division alone"
+        )
     widths = tuple(intermediate.shape[-1] for intermediate in features.intermediates)
     if widths != backbone.intermediate_widths:
         raise Defect(

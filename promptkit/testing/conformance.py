@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from promptkit.contract import Defect
 from promptkit.errors import PromptkitError
 from promptkit.registry import installed
-from promptkit.testing import components, learners
+from promptkit.testing import components, learners, reports
 from promptkit.testing.specimen import Specimen
 
 log = logging.getLogger("promptkit")
@@ -37,6 +37,7 @@ LEARNER: dict[str, Check] = {
     "save and load": learners.check_saving,
     "new classes": learners.check_classes,
     "bf16": learners.check_bf16,
+    "reports": reports.check_reports,
 }
 
 CHECKS: dict[str, dict[str, Check]] = {
@@ -58,6 +59,9 @@ CHECKS: dict[str, dict[str, Check]] = {
 NEEDED = ("options", "views", "shapes", "loss terms", "backbone untouched", "same seed")
 """What the checks after them build on: where one of these fails, the rest would only repeat it."""
 
+REPEATS = {"reports": ("batch independence", "test time")}
+"""Checks that would only repeat what one of these has found."""
+
 
 def examine(kind: str, name: str) -> list[Outcome]:
     """Check something that is registered; the trace of what it raises is logged at debug level.
@@ -65,8 +69,10 @@ def examine(kind: str, name: str) -> list[Outcome]:
     Raises UnknownNameError for a name that is not registered.
     """
     specimen = Specimen(installed(), kind, name)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for check, run in CHECKS[kind].items():
+        if any(outcome.problem and outcome.check in REPEATS.get(check, ()) for outcome in outcomes):
+            continue
         outcomes.append(Outcome(check, _problem(run, specimen)))
         if outcomes[-1].problem and check in NEEDED:
             break
@@ -83,8 +89,24 @@ def _problem(run: Check, specimen: Specimen) -> str:
     except Exception as error:  # whatever a stranger's component raises is a finding, not an end
         log.debug(traceback.format_exc())
         first = str(error).strip().partition("\n")[0]
-        return f"it raises {type(error).__name__}: {first}; --debug shows where"
+        return f"{_owner(error, specimen)} raises {type(error).__name__}: {first}; --debug shows the trace"
     return ""
+
+
+def _owner(error: Exception, specimen: Specimen) -> str:
+    """Whose code raised: the innermost method of a component that the error passed, with its slot and line."""
+    slots = {
+        (base.__module__, base.__name__): slot
+        for slot, chosen in specimen.config.components.items()
+        for base in specimen.scratch.component(slot, chosen.name).__mro__
+        if base.__module__.partition(".")[0] != "promptkit" or base.__module__ == "promptkit.builtins"
+    }
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        name = frame.f_code.co_qualname
+        slot = slots.get((frame.f_globals.get("__name__", ""), name.rpartition(".")[0]))
+        if slot:
+            return f"{slot} ({name}, line {line})"
+    return "it"
 
 
 def _findings(kind: str, name: str) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from promptkit import contract
 from promptkit.backbones.tiny import tiny_backbone
@@ -19,11 +20,19 @@ def check_shapes(specimen: Specimen) -> None:
     learner.train()
     contract.check_shapes(learner, batch.views["image"])
     text = learner.prompts.encode(learner.encode_image(batch.views["image"]), learner.prompts.class_tokens(CLASSES))
+    if not torch.isfinite(text).all():
+        raise Defect(
+            "text features of prompts.encode() are not finite on sound pictures: guard roots and divisions at 0"
+        )
     if not close(text.float().norm(dim=-1), torch.ones(text.shape[:-1])):
         raise Defect("text features of prompts.encode() have no unit norm: divide them by their norm")
     logits = learner(batch).logits
     if tuple(logits.shape) != (len(batch.label), len(CLASSES)):
         raise Defect(f"the logits are {tuple(logits.shape)}: make them (B C), here {len(batch.label), len(CLASSES)}")
+    if not torch.isfinite(logits).all():
+        raise Defect(
+            "the logits are not finite, though the text features are: guard what projector and learner compute"
+        )
 
 
 def check_terms(specimen: Specimen) -> None:
@@ -52,13 +61,16 @@ def check_gradients(specimen: Specimen) -> None:
     if not any(True for _ in learner.parameters()):
         return
     learner.train()
-    epochs, stages = max(1, specimen.config.train.epochs), set()
+    epochs, stages = max(1, specimen.config.train.epochs), set[frozenset[str]]()
     for epoch in range(1, epochs + 1):
         learner.epoch_start(epoch, epochs)
         trained = frozenset(name for name, parameter in learner.named_parameters() if parameter.requires_grad)
         if trained and trained not in stages:
             stages.add(trained)
             _check_reached(learner, specimen)
+    for name, _ in learner.named_parameters():
+        if specimen.of_interest(name) and not any(name in trained for trained in stages):
+            raise Defect(f"{name} is frozen in every epoch: thaw it in epoch_start(), or hold it as a buffer")
 
 
 def _check_reached(learner: Learner, specimen: Specimen) -> None:
@@ -71,9 +83,22 @@ def _check_reached(learner: Learner, specimen: Specimen) -> None:
         if not specimen.of_interest(name) or not parameter.requires_grad:
             continue
         if name in lacking:
-            raise Defect(f"no gradient reaches {name}: use it in the forward pass, or hold it as a buffer")
+            raise Defect(_why_unreached(learner, specimen, name))
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             raise Defect(f"the gradient of {name} is not finite: guard roots and divisions at 0")
+
+
+def _why_unreached(learner: Learner, specimen: Specimen, name: str) -> str:
+    """The loss is at fault where the answers depend on a parameter, and a component where they don't."""
+    outputs, parameter = learner(specimen.batch), learner.get_parameter(name)
+    made = {"logits": outputs.logits, "text features": outputs.views["image"].text}
+    for what, tensor in made.items():
+        if not tensor.requires_grad:
+            continue
+        (gradient,) = torch.autograd.grad(tensor.sum(), [parameter], retain_graph=True, allow_unused=True)
+        if gradient is not None:
+            return f"the {what} depend on {name}, and no term of the loss does: compute one from them, without detach()"
+    return f"no gradient reaches {name}: use it in the forward pass, or hold it as a buffer"
 
 
 def _show_images(learner: Learner, specimen: Specimen) -> None:
@@ -141,22 +166,41 @@ def check_test_time(specimen: Specimen) -> None:
     learner.zero_grad()
     learned = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     first = specimen.answer(learner)
-    if learner.adapts == "online":
-        if not close(specimen.answer(learner), first):
-            raise Defect("after reset() predictions are others: forget all test pictures there")
-    else:
-        again = torch.cat([learner.predict(part) for part in (*specimen.one_by_one[::-1], specimen.asked)])[
-            -len(first) :
-        ]
-        if not close(again, first):
-            raise Defect(
-                'test pictures leave a trace: put everything back, or say adapts = "online" and forget in reset()'
-            )
+    stir()
+    match learner.adapts:
+        case "online":
+            _check_stream(specimen, learner, first)
+        case "transductive":
+            backwards = {name: view.flip(0) for name, view in specimen.asked.views.items()}
+            if not close(specimen.answer(learner, replace(specimen.asked, views=backwards)).flip(0), first):
+                raise Defect("the order of a domain's pictures changes the predictions: all are answered at once")
+        case _:
+            ahead = [learner.predict(part) for part in specimen.one_by_one]
+            back = [learner.predict(part) for part in specimen.one_by_one[::-1]]
+            again = learner.predict(specimen.asked)
+            if not (close(torch.cat(back[::-1]), torch.cat(ahead)) and close(again, first)):
+                raise Defect(
+                    'test pictures leave a trace: put everything back, or say adapts = "online" and forget in reset()'
+                )
     for name, tensor in learner.state_dict().items():
         if name not in learned or not torch.equal(tensor, learned[name]):
             raise Defect(f"predict() changes {name}: keep what is seen of test pictures out of parameters and buffers")
     if any(parameter.grad is not None for parameter in learner.parameters()):
         raise Defect("predict() leaves gradients on parameters: take them with torch.autograd.grad()")
+
+
+def _check_stream(specimen: Specimen, learner: Learner, first: Tensor) -> None:
+    """The state is empty after `reset`, and the order of the pictures matters through it alone."""
+    if not close(specimen.answer(learner), first):
+        raise Defect("after reset() predictions are others: forget all test pictures there")
+    fresh, backwards = specimen.trained(), specimen.one_by_one[::-1]
+    fresh.reset()
+    learner.reset()
+    told, again = (torch.cat([one.predict(part) for part in backwards]) for one in (fresh, learner))
+    if not close(again, told):
+        raise Defect(
+            "the stream before reset() changes predictions after it: keep all that is seen in what reset() clears"
+        )
 
 
 def check_saving(specimen: Specimen) -> None:

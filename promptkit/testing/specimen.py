@@ -13,7 +13,7 @@ from torch import Tensor
 from promptkit.backbones.base import Backbone
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.build import build_learner, build_views
-from promptkit.components import ContextPrompts, Scene, Views
+from promptkit.components import ContextPrompts, Scene, TeacherRun, Views
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.data.loading import views_to_test
 from promptkit.learner import Learner, Recipe
@@ -124,7 +124,8 @@ class Specimen:
         """One picture of each class in the views of the recipe."""
         made = [self.views(image(i), np.random.default_rng(i)) for i in range(len(CLASSES))]
         stacked = {name: torch.stack([torch.from_numpy(view[name]) for view in made]) for name in made[0]}
-        batch = Batch(stacked, torch.arange(len(CLASSES)))
+        places = torch.arange(len(CLASSES))
+        batch = Batch(stacked, places, index=places)
         asks = self.registry.component("loss", self.config.components["loss"].name).unlabelled
         return replace(batch, unlabelled=replace(batch, label=torch.full((len(CLASSES),), -1))) if asks else batch
 
@@ -149,10 +150,23 @@ class Specimen:
     def learner(self, seed: int = 1, backbone: Backbone | None = None) -> Learner:
         """A fresh learner that has not been trained."""
         config = replace(self.config, train=replace(self.config.train, seed=seed))
-        described = self.scratch.component("prompts", self.recipe.prompts).described
+        parts = [self.scratch.component(slot, chosen.name) for slot, chosen in config.components.items()]
         said = {name: [f"it looks like a {name}.", "it has a name."] for name in (*CLASSES, *OTHER_CLASSES)}
-        scene = Scene(backbone or self.backbone, CLASSES, descriptions=said if described else {})
+        scene = Scene(
+            backbone or self.backbone,
+            CLASSES,
+            descriptions=said if any(getattr(part, "described", False) for part in parts) else {},
+            teacher=self._teacher() if any(getattr(part, "taught", False) for part in parts) else None,
+        )
         return build_learner(config, self.scratch, scene)
+
+    def _teacher(self) -> TeacherRun:
+        """Zero-shot CLIP of another joint width, and what it says of the pictures of `batch`."""
+        config = resolve(self.scratch, "zeroshot", flags={"backbone.name": "tiny", "backbone.weights": "none"})
+        backbone = tiny_backbone(embed_dim=20)
+        run = TeacherRun(lambda: build_learner(config, self.scratch, Scene(backbone, CLASSES), to_train=False).eval())
+        run.logits = run.learner.predict(Batch.of(self.batch.views["image"]))
+        return run
 
     def trained(self, seed: int = 1, backbone: Backbone | None = None, steps: int = 2) -> Learner:
         """A learner after an epoch of a few steps at the recipe's own rate, in evaluation mode."""

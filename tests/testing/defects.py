@@ -285,6 +285,11 @@ class OwnContexts(ContextPrompts):
 # Projectors, views, losses.
 
 
+class Unbounded(Sound):
+    def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Tensor:
+        return super().encode(features, classes) / 0.0
+
+
 class WrongProjector(SoundProjector):
     def text(self, features: Tensor) -> Tensor:
         return super().text(features)[..., :5]
@@ -439,6 +444,47 @@ class NeverForgets(Learner):
             self.seen += 1
             rows.append(row + self.seen)
         return torch.stack(rows)
+
+
+class TwoWays(Learner):
+    """Answers otherwise where features have come beside the pixels."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        logits = super().predict(batch)
+        return logits if batch.features is None or not batch.views else logits.flip(1)
+
+
+class FrozenForGood(Learner):
+    def epoch_start(self, epoch: int, epochs: int) -> None:
+        self.prompts.shift.bias.requires_grad_(False)  # type: ignore[operator, union-attr]
+
+
+class InOneOrder(Learner):
+    adapts = "transductive"
+
+    def predict(self, batch: Batch) -> Tensor:
+        logits = super().predict(batch)
+        return logits * torch.arange(1, len(logits) + 1)[:, None]
+
+
+class ForgetsHalf(Learner):
+    """Keeps the first picture that it has ever seen."""
+
+    adapts = "online"
+    first: Tensor | None = None
+
+    def predict(self, batch: Batch) -> Tensor:
+        logits = super().predict(batch)
+        if self.first is None:
+            self.first = logits[:1].clone()
+        return logits + self.first
+
+
+class Deaf(Loss):
+    """Looks at pictures alone."""
+
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        return {"ce": outputs.views["image"].image_projected.sum()}
 
 
 def deaf(weights: str) -> Backbone:

@@ -10,6 +10,7 @@ import pytest
 
 from promptkit import hookimpl
 from promptkit.errors import UnknownNameError
+from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.testing import (
     check_backbone,
@@ -94,12 +95,16 @@ def test_a_sound_plugin_passes_every_check() -> None:
         ("loss", "Infinite", "loss terms", "is -inf on sound pictures"),
         ("loss", "Empty", "loss terms", "the loss returns no terms"),
         ("loss", "Undeclared", "loss terms", "reads the view 'noisy' without declaring it"),
-        ("loss", "Raises", "loss terms", "it raises ValueError: half done"),
+        ("loss", "Raises", "loss terms", "loss (Raises.forward, line "),
         ("learner", "InOrder", "new classes", "treat every class alike"),
         ("learner", "ResetsBackbone", "backbone untouched", "don't call train()"),
         ("learner", "LeavesGradients", "backbone untouched", "a gradient was left"),
         ("learner", "Counts", "test time", "predict() changes asked"),
         ("learner", "LooksAhead", "batch independence", "depends on where batches end"),
+        ("learner", "TwoWays", "reports", "evaluated batch by batch, the answers are not those that predict() gives"),
+        ("learner", "FrozenForGood", "gradients", "prompts.shift.bias is frozen in every epoch: thaw it"),
+        ("learner", "InOneOrder", "test time", "the order of a domain's pictures changes the predictions"),
+        ("prompts", "Unbounded", "shapes", "text features of prompts.encode() are not finite"),
     ],
 )
 def test_a_defect_is_found_by_its_check_and_by_no_other(kind: str, defect: str, check: str, advice: str) -> None:
@@ -117,6 +122,7 @@ def test_a_defect_is_found_by_its_check_and_by_no_other(kind: str, defect: str, 
     [
         ("prompts", "SteepAtZero", "the gradient of prompts.scale is not finite: guard roots"),
         ("loss", "Ungraded", "no gradient reaches any parameter"),
+        ("loss", "Deaf", "the logits depend on prompts.ctx, and no term of the loss does"),
     ],
 )
 def test_a_defect_that_spoils_training_is_named_before_what_follows_from_it(
@@ -254,6 +260,15 @@ def test_a_gradient_of_zero_is_a_gradient() -> None:
         assert check_recipe("subject") == []
 
 
+def test_a_parameter_may_be_trained_in_a_later_stage() -> None:
+    class Staged(Learner):
+        def epoch_start(self, epoch: int, epochs: int) -> None:
+            self.prompts.shift.requires_grad_(epoch > 5)  # type: ignore[operator, union-attr]
+
+    with registered(defects.Plugin(learner=Staged)):
+        assert check_recipe("subject") == []
+
+
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'coop'"):
         check_recipe("cooop")
@@ -264,6 +279,7 @@ def test_an_unknown_name_is_an_error() -> None:
     [
         ("BanksDiffer", "batch independence: a prediction from features differs from that of the pixels"),
         ("NeverForgets", "test time: after reset() predictions are others"),
+        ("ForgetsHalf", "test time: the stream before reset() changes predictions after it"),
     ],
 )
 def test_a_defect_at_test_time_is_named(defect: str, finding: str) -> None:
