@@ -21,6 +21,11 @@ LEARNERS = {
     "promptsrc": "zoo",
     "tip-adapter": "zoo",
     "vpt": "zoo",
+    "coprompt": "zoo",
+    "dapl": "zoo",
+    "proda": "zoo",
+    "promptkd": "zoo",
+    "taskres": "zoo",
 }
 """By recipe, the folder below plugins/ of the package that offers it."""
 
