@@ -68,8 +68,10 @@ def check_gradients(specimen: Specimen) -> None:
         if trained and trained not in stages:
             stages.add(trained)
             _check_reached(learner, specimen)
-    for name, _ in learner.named_parameters():
-        if specimen.of_interest(name) and not any(name in trained for trained in stages):
+    others = {id(parameter) for parameter in learner.scene.backbone.parameters()}
+    for name, parameter in learner.named_parameters():
+        own = specimen.of_interest(name) and id(parameter) not in others
+        if own and not any(name in trained for trained in stages):
             raise Defect(f"{name} is frozen in every epoch: thaw it in epoch_start(), or hold it as a buffer")
 
 
