@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from promptkit import registry
@@ -17,7 +18,7 @@ def registered(plugin: Any, package: str = "plugin-under-test") -> Iterator[regi
     """
     fresh = registry.discover(without=package)
     for one in plugin if isinstance(plugin, list | tuple) else [plugin]:
-        fresh.load(lambda one=one: one, package, "0")
+        fresh.load(partial(lambda one: one, one), package, "0")
     for broken in fresh.broken:
         if broken.package == package:
             raise PluginError(broken.cause)

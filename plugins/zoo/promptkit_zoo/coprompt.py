@@ -91,7 +91,7 @@ class CoPromptLoss(Loss):
         """Unit-norm features of the sentences about each class."""
         texts = [self.scene.sentences(name) for name in self.scene.classnames]
         features = self.scene.backbone.encode_captions([one for text in texts for one in text])
-        return list(features.split([len(text) for text in texts]))
+        return list(torch.split(features, [len(text) for text in texts]))
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         view, frozen = outputs.views["image"], outputs.views["second"].image

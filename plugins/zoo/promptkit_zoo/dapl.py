@@ -52,7 +52,7 @@ class DAPLPrompts(PromptGenerator):
         own = self.domain[:, None].expand(-1, n, -1, -1)
         context = torch.cat([shared, own], 2).flatten(0, 1)[None, :, None]
         text = self.scene.backbone.encode_text(TextPrompts(context), classes)[:, :, 0]
-        return text.unflatten(1, (len(self.domains), n)).transpose(1, 2)
+        return torch.unflatten(text, 1, (len(self.domains), n)).transpose(1, 2)
 
 
 class DAPLLoss(Loss):

@@ -41,7 +41,7 @@ class TaskResPrompts(TemplatePrompts):
             names, asked = self.scene.classnames, self.scene.sentences if self.scene.descriptions else self.said
             texts = [asked(name) for name in names]
             seen = self.scene.backbone.encode_captions([one for text in texts for one in text], unit_norm=False)
-            self.base = torch.stack([part.mean(0) for part in seen.split([len(text) for text in texts])])
+            self.base = torch.stack([part.mean(0) for part in torch.split(seen, [len(text) for text in texts])])
         return F.normalize(self.base + self.options.alpha * self.residual, dim=-1)[None, :, None]
 
     def said(self, name: str) -> list[str]:
