@@ -19,7 +19,7 @@ import numpy as np
 import plain
 import torch
 from measuring import best, check, classnames, learner_for, ratios, report, reset_mark, resident
-from text_tower import text
+from text_tower import low_rank, text
 
 from promptkit.backbones.base import Backbone
 from promptkit.backbones.plain_text import Rows
@@ -191,7 +191,15 @@ def largest(options: argparse.Namespace) -> None:
     report("largest", C=n_classes, M=4, budget_GB=budget / 1e9, B=budget // cost.everything)
 
 
-TABLES = {"text": text, "steps": steps, "memory": memory, "views": views, "eval": evaluation, "largest": largest}
+TABLES = {
+    "text": text,
+    "low rank": low_rank,
+    "steps": steps,
+    "memory": memory,
+    "views": views,
+    "eval": evaluation,
+    "largest": largest,
+}
 
 
 def main() -> None:

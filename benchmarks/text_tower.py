@@ -1,4 +1,5 @@
-"""(a), (f): the text tower forward and backward to the contexts; plain, then with each of the encoder's steps added."""
+"""(a), (f): the text tower forward and backward to the contexts, plain, then with each of the encoder's steps added; and to
+low-rank changes of its weights."""
 
 import argparse
 from collections.abc import Callable
@@ -7,13 +8,16 @@ from typing import Any
 
 import plain
 import torch
+import torch.nn.functional as F
 from measuring import best, check, classnames, learner_for, report
 from torch import Tensor
+from torch.func import functional_call
 
 from promptkit.backbones.packed import Layout, encode_packed
 from promptkit.backbones.plain_text import Rows
 from promptkit.backbones.segments import Segment
 from promptkit.backbones.text_tower import TextTower, mark_slots
+from promptkit.edits import Delta, Edits
 from promptkit.tensors import ClassTokens, TextPrompts
 
 FEATURES, GRADIENTS = 1e-5, 1e-4
@@ -104,6 +108,56 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
         times_cpu={name: round(base[0] / cpu, 2) for name, (cpu, _) in image.items()},
         times_wall={name: round(base[1] / wall, 2) for name, (_, wall) in image.items()},
         share_of_matmul={n: round(flops / image[n][1] / peak, 2) for n in image if n.startswith("packed")},
+        features_off=f"{off:.1e}",
+        gradients_off=f"{off_gradient:.1e}",
+    )
+
+
+def low_rank(options: argparse.Namespace) -> None:
+    """CLIP-LoRA's text pass, forward and backward to the changes of q, k, v in every block: each picture's texts in full
+    length by the model itself with changed weights, in a loop as in CoCoOp's code; and once for all pictures."""
+    backbone: Any = learner_for("coop", options, 2).scene.backbone
+    clip, width, n_classes = backbone.model, backbone.text_width, 3 if options.quick else options.classes or 50
+    images, generator = options.batch or 4, torch.Generator().manual_seed(0)
+    classes = backbone.class_tokens(classnames(n_classes), 0, words="a photo of a")
+    weight = torch.randn(n_classes, backbone.joint_width, generator=generator)
+    places = [(block, name) for block in range(backbone.text_depth) for name in ("q", "k", "v")]
+    learned = [
+        (0.02 * torch.randn(*shape, generator=generator)).requires_grad_()
+        for _ in places
+        for shape in ((2, width), (width, 2))
+    ]
+    deltas = {place: Delta(down, up) for place, down, up in zip(places, learned[::2], learned[1::2], strict=True)}
+    found: dict[str, tuple[Tensor, list[Tensor]]] = {}
+
+    def keep(name: str, text: Tensor) -> None:
+        found[name] = text.detach(), list(torch.autograd.grad((text * weight).sum(), learned))
+
+    def changed() -> None:
+        weights = {}
+        for block in range(backbone.text_depth):
+            name = f"transformer.resblocks.{block}.attn.in_proj_weight"
+            change = [deltas[block, part].up @ deltas[block, part].down for part in ("q", "k", "v")]
+            weights[name] = clip.get_parameter(name) + torch.cat(change)
+        keep("plain", F.normalize(functional_call(clip, weights, (None, classes.ids))[1], dim=-1))
+
+    def packed() -> None:
+        keep("packed", backbone.encode_text(TextPrompts(None, edits=Edits(deltas)), classes)[0, :, 0])
+
+    packed()
+    times = best({"plain": changed, "packed": packed}, {"plain": 2, "packed": 4})
+    (text, gradients), (expected, right) = found["packed"], found["plain"]
+    off = check("low rank, features", text, expected, FEATURES)
+    together = (torch.cat([gradient.flatten() for gradient in each]) for each in (gradients, right))
+    off_gradient = check("low rank, gradients", *together, GRADIENTS)
+    (cpu, wall), (packed_cpu, packed_wall) = times["plain"], times["packed"]
+    report(
+        "low rank",
+        B=images,
+        C=n_classes,
+        **{"plain cpu s": cpu, "plain wall s": wall, "packed cpu s": packed_cpu, "packed wall s": packed_wall},
+        once_times={"cpu": round(cpu / packed_cpu, 2), "wall": round(wall / packed_wall, 2)},
+        loop_times={"cpu": round(images * cpu / packed_cpu, 2), "wall": round(images * wall / packed_wall, 2)},
         features_off=f"{off:.1e}",
         gradients_off=f"{off_gradient:.1e}",
     )

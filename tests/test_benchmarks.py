@@ -18,7 +18,7 @@ def test_every_table_in_its_quick_form() -> None:
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     tables = {row["table"] for row in rows}
-    assert {"text", "steps", "eval", "largest"} <= tables
+    assert {"text", "low rank", "steps", "eval", "largest"} <= tables
     assert [row["recipe"] for row in rows if row["table"] == "steps"] == ["coop", "cocoop", "gopro-reference"]
 
 
