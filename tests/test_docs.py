@@ -23,6 +23,7 @@ from filelock import FileLock
 import promptkit as package
 from promptkit import hooks
 from promptkit.cli import app
+from promptkit.cli.command import DefaultGroup
 from promptkit.config import resolve
 from promptkit.registry import KINDS, installed
 from promptkit.settings import SLOTS, option_fields
@@ -83,6 +84,7 @@ def test_its_commands_parse() -> None:
         command: Any = typer.main.get_command(app)
         rest = list(words)
         while hasattr(command, "commands"):
+            rest = command.completed(rest) if isinstance(command, DefaultGroup) else rest
             assert rest[0] in command.commands, f"{page}: {words}"
             command = command.commands[rest.pop(0)]
         try:

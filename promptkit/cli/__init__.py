@@ -65,7 +65,7 @@ def program(
     """Train and evaluate CLIP prompt learners on your own pictures."""
 
 
-def _add(name: str, command: Callable[..., None], **words: Any) -> None:
+def _add(name: str, command: Callable[..., None], to: typer.Typer = app, **words: Any) -> None:
     """Register a command. Typer would take a plugin's KeyboardInterrupt for the user's, and end without a word."""
 
     @functools.wraps(command)
@@ -77,7 +77,7 @@ def _add(name: str, command: Callable[..., None], **words: Any) -> None:
                 raise
             raise RuntimeError("KeyboardInterrupt") from error
 
-    app.command(name, cls=Command, **words)(guarded)
+    to.command(name, cls=Command, **words)(guarded)
 
 
 RUNS, IMAGES, PLUGINS = "Runs", "Pictures", "Plugins"
@@ -98,7 +98,9 @@ _add("export", export.export, no_args_is_help=True, rich_help_panel=RUNS)
 _add("push", share.push, no_args_is_help=True, rich_help_panel=RUNS)
 _add("pull", share.pull, no_args_is_help=True, rich_help_panel=RUNS)
 _add("runs", runs.runs, rich_help_panel=RUNS)
-_add("data", data.data, no_args_is_help=True, rich_help_panel=IMAGES)
+_add("show", data.show, data.app, no_args_is_help=True)
+_add("import", data.import_, data.app, no_args_is_help=True)
+app.add_typer(data.app, name="data", rich_help_panel=IMAGES)
 _add("demo-data", demo.demo_data, no_args_is_help=True, rich_help_panel=IMAGES)
 app.add_typer(cache.app, name="cache", rich_help_panel=IMAGES)
 _add("list", plugins.list_, rich_help_panel=PLUGINS)

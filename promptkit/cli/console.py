@@ -35,7 +35,13 @@ def visible(text: str, lines: bool = False) -> str:
 
 
 class Prose(Console):
-    """What is printed with `soft_wrap` is broken between words on a terminal, which would break it inside a number."""
+    """What is printed with `soft_wrap` is broken between words on a terminal, which would break it inside a number.
+
+    No name, such as wds:x:, is taken for an emoji's.
+    """
+
+    def __init__(self, **words: Any) -> None:
+        super().__init__(**words, emoji=False)
 
     def print(self, *objects: Any, soft_wrap: bool | None = None, **words: Any) -> None:
         wanted = self.soft_wrap if soft_wrap is None else soft_wrap

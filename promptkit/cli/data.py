@@ -1,4 +1,4 @@
-"""`promptkit data`"""
+"""`promptkit data`, and `promptkit data import`"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptkit.cli import options
+from promptkit.cli.command import DefaultGroup
 from promptkit.settings import DataSettings, parsed
 
 if TYPE_CHECKING:
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
     from promptkit.data.layouts import Dataset
 
 
+app = typer.Typer(
+    cls=DefaultGroup,
+    help="What a folder of pictures is taken for: promptkit data FOLDER, which is short for promptkit data show FOLDER. "
+    "And other data made into folders.",
+    no_args_is_help=True,
+)
+
+
 @options.with_settings("data")
-def data(
+def show(
     path: Annotated[Path, typer.Argument(help="A folder of pictures or a manifest; with --dataset, the data root.")],
     given: options.Given = options.NOTHING,
     check: Annotated[bool, typer.Option("--check", help="Open every picture.")] = False,
@@ -52,6 +61,61 @@ def data(
         out.print(f"unreadable pictures: {len(unreadable)} of {len(found.items)}")
         for image in unreadable:
             out.print(f"  {escape(str(image.path))}: {escape(image.reason)}", soft_wrap=True)
+
+
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="hf:NAME, of Hugging Face or a folder that its library saved; torchvision:NAME; or wds:PATTERN, "
+            "shards of WebDataset.",
+            show_default=False,
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(help="To make; it must not be there yet.", show_default=False)],
+    image: Annotated[str, typer.Option(metavar="COLUMN", help="The pictures, if that is not clear.")] = "",
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The classes, if that is not clear.")] = "",
+    domain: Annotated[str, typer.Option(metavar="COLUMN", help="The domains; domain, where there is one.")] = "",
+    splits: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    config: Annotated[str, typer.Option(help="Of a data set of Hugging Face that has several.")] = "",
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where torchvision has or downloads the original; in the cache by default.", show_default=False
+        ),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Make an ordinary folder of pictures of what is elsewhere, once.
+
+    Splits are kept, classes go by their names. When it is stopped, the same command goes on.
+    """
+    from rich.console import Console
+
+    from promptkit.cli.console import console, escape
+    from promptkit.data.images import warn_unreadable
+    from promptkit.data.imports.importing import Record, check_folder, import_pictures, open_origin
+    from promptkit.data.imports.origin import Wanted
+    from promptkit.progress import reported
+    from promptkit.settings import split_names
+
+    wanted = Wanted(image, label, domain, split_names(splits), config, root)
+    record, out = Record.of(source, wanted), console()
+    check_folder(folder, record)
+    origin = open_origin(source, wanted)
+    try:
+        with reported(Console(stderr=True), "importing", origin.total) as advance:
+            found = import_pictures(origin, folder, record, advance)
+    except KeyboardInterrupt:
+        out.print(f"stopped; the same command goes on with what {folder} holds", soft_wrap=True, markup=False)
+        raise typer.Exit(130) from None
+    warn_unreadable(found.unreadable)
+    out.print(f"{folder}: {escape(found.layout)}", soft_wrap=True)
+    if found.unlabelled:
+        out.print(f"pictures without a class, left out: {found.unlabelled}")
+    if found.only_split:
+        out.print(f"its only split, {escape(found.only_split)}, is written without a folder: splits are drawn")
+    out.print(f"next: promptkit data {folder}; promptkit train coop --data {folder}", soft_wrap=True, markup=False)
 
 
 def _counts(dataset: "Dataset") -> "Table":

@@ -1,0 +1,1 @@
+"""Data sets of other libraries, turned into folders of pictures once."""
