@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from promptkit.data.formats import formats
 from promptkit.data.images import Unreadable, try_image
@@ -184,7 +184,7 @@ def _file_of(content: Content) -> tuple[bytes, str]:
     if isinstance(held, bytes):
         try:
             image: Image.Image = Image.open(io.BytesIO(held), formats=formats())
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             return held, ""  # reading it says so
         if suffix := SUFFIX_OF.get(image.format or ""):
             return held, suffix
