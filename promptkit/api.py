@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from promptkit.bench.frame import results_frame
+from promptkit.bench.comparison import compared
+from promptkit.bench.frame import comparison_frame, results_frame, statistics_frame
 from promptkit.bench.jobs import run_jobs
 from promptkit.bench.order import Order
 from promptkit.bench.plan import Request
 from promptkit.bench.results import read_results
 from promptkit.bench.runner import Failure
 from promptkit.bench.space import needs_optuna
+from promptkit.bench.summary import Summary, summaries
 from promptkit.config import COMPONENT_SLOTS, resolve
 from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.evaluation import evaluate as evaluation
@@ -301,6 +303,68 @@ def samples(*runs: str | Path) -> "pandas.DataFrame":
     if not frames:
         raise ConfigError(f"no answers are kept in {', '.join(map(str, runs)) or 'no run'}", "evaluate with keep=True")
     return pandas.concat(frames, ignore_index=True)
+
+
+def statistics(*folders: str | Path, metric: str = "accuracy", protocol: str = "") -> "pandas.DataFrame":
+    """Means over seeds, domains and data sets, harmonic means, and 95 % intervals, as `promptkit table` prints them.
+
+    Example:
+        ```python
+        found = promptkit.statistics("results")
+        found[found["dataset"] == "average"].pivot(index="figure", columns="learner", values="mean")
+        ```
+
+    Args:
+        folders: Of results; "results" by default.
+        metric: See `promptkit list metric`.
+        protocol: Its results alone; those of all by default.
+
+    Returns:
+        A row for each learner and row of a table: table (its title), dataset, domain, figure, learner; mean, sd and the
+        ends of the interval, low and high, in per cent; seeds; published, what the literature prints. What too few seeds
+        have is NaN.
+
+    Raises:
+        DataError: Where there are no results.
+        UnknownNameError: For another metric or protocol.
+    """
+    return statistics_frame(_summaries(folders, metric, protocol))
+
+
+def compare(
+    learners: Sequence[str], *folders: str | Path, metric: str = "accuracy", protocol: str = ""
+) -> "pandas.DataFrame":
+    """The differences of every two learners, paired by data set and seed, as `promptkit table --compare` prints them.
+
+    Example:
+        ```python
+        found = promptkit.compare(["coop", "zeroshot"], "results")
+        found[["figure", "learner", "less", "mean", "low", "high"]]
+        ```
+
+    Args:
+        learners: Two or more, as tables name them.
+        folders: Of results; "results" by default.
+        metric: See `promptkit list metric`.
+        protocol: Its results alone; those of all by default.
+
+    Returns:
+        A row for each table, figure and two learners: learner, less; mean, sd, low and high (95 %) of the differences, in per
+        cent; wins, ties, losses, pairs. Where six data sets or more have all of the learners, the p-values of Wilcoxon's test
+        over data sets, wilcoxon and holm (for as many pairs); then, of three learners or more, friedman.datasets,
+        friedman.chi2 and .p, friedman.f and .p_of_f (Iman and Davenport's), and the mean ranks, rank and rank_of_less. Else
+        these are NaN.
+
+    Raises:
+        DataError: Where there are no results, or the learners have no data set and seed in common.
+        UnknownNameError: For another learner, metric or protocol.
+    """
+    return comparison_frame(compared(_summaries(folders, metric, protocol), learners))
+
+
+def _summaries(folders: Sequence[str | Path], metric: str, protocol: str) -> list[Summary]:
+    found = read_results([Path(folder) for folder in folders or ("results",)], protocol)
+    return summaries(found, installed().get("metric", metric))
 
 
 def _settings(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import nan
 from typing import Any
 
 from pandas import DataFrame
@@ -89,7 +90,7 @@ def _compare(summary: Summary, figures: Mapping[str, DataFrame]) -> Comparison:
                         "wins": (better > 0).sum(),
                         "ties": (better == 0).sum(),
                         "losses": (better < 0).sum(),
-                        **tested.get((first, second), {"wilcoxon": None, "holm": None}),
+                        **tested.get((first, second), {"wilcoxon": nan, "holm": nan}),
                     }
                 )
     return Comparison(summary, DataFrame(pairs), DataFrame(ranks).T, most)

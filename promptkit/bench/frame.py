@@ -1,10 +1,13 @@
-"""Results as a data frame."""
+"""Results, statistics of them, and comparisons of learners, as data frames."""
 
 from collections.abc import Sequence
 
 import pandas
 
+from promptkit.bench.comparison import Comparison
+from promptkit.bench.published import published_figure
 from promptkit.bench.results import Result
+from promptkit.bench.summary import Summary
 
 
 def results_frame(results: Sequence[Result]) -> pandas.DataFrame:
@@ -20,3 +23,36 @@ def results_frame(results: Sequence[Result]) -> pandas.DataFrame:
         }
         for result in results
     )
+
+
+def statistics_frame(summaries: Sequence[Summary]) -> pandas.DataFrame:
+    """A row for each row of the tables and each learner, with its mean and interval, in per cent."""
+    return pandas.DataFrame(
+        {
+            "table": summary.title,
+            **row._asdict(),
+            "learner": one.Index,
+            "mean": one.mean,
+            "sd": one.sd,
+            "low": one.mean - one.half_width,
+            "high": one.mean + one.half_width,
+            "seeds": one.n,
+            "published": published_figure(summary, row, one.Index),
+        }
+        for summary in summaries
+        for row, found in summary.statistics.items()
+        for one in found.itertuples()
+    )
+
+
+def comparison_frame(comparisons: Sequence[Comparison]) -> pandas.DataFrame:
+    """A row for each figure and two learners: their differences in per cent, and what tests over data sets say."""
+    frames = []
+    for one in comparisons:
+        pairs = one.pairs.astype({"n": int}).rename(columns={"n": "pairs"}).assign(table=one.summary.title)
+        pairs = pairs.assign(low=pairs["mean"] - pairs["half_width"], high=pairs["mean"] + pairs["half_width"])
+        tests = one.ranks.reindex(columns=["datasets", "chi2", "p", "f", "p_of_f"]).add_prefix("friedman.")
+        ranks = one.ranks.reindex(columns=one.learners).stack().rename("rank")
+        pairs = pairs.join(tests, on="figure").join(ranks, on=["figure", "learner"])
+        frames.append(pairs.join(ranks.rename("rank_of_less"), on=["figure", "less"]).drop(columns="half_width"))
+    return pandas.concat(frames, ignore_index=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from promptkit.errors import DataError
+from promptkit.errors import DataError, UnknownNameError
 from promptkit.files import checked_json, regular_file, replace_file
 from promptkit.metrics import Scores
 from promptkit.settings import Scalar
@@ -131,8 +131,8 @@ def results_of(run: Path) -> tuple[list[Result], list[str]]:
     return found, damaged
 
 
-def read_results(folders: Sequence[Path]) -> list[Result]:
-    """All results in and below folders. Damaged lines are left out, with one warning that counts them.
+def read_results(folders: Sequence[Path], protocol: str = "") -> list[Result]:
+    """All results in and below folders, or those of one protocol. Damaged lines are left out, with one warning.
 
     Of results of the same thing that differ by no more than rounding does, the first is kept, with one warning. Raises
     DataError where they differ by more, and where there is no folder or no result.
@@ -165,7 +165,11 @@ def read_results(folders: Sequence[Path]) -> list[Result]:
         log.warning("%s there twice, but for rounding; the first counts: %s", count, rounded[0])
     if not found:
         raise DataError(f"no results in {', '.join(map(str, folders))}", "promptkit bench makes them")
-    return [result for result, _ in found.values()]
+    kept = [result for result, _ in found.values()]
+    there = sorted({result.protocol for result in kept})
+    if protocol and protocol not in there:
+        raise UnknownNameError("protocol", protocol, there, f"with results: {', '.join(there)}")
+    return [result for result in kept if protocol in ("", result.protocol)]
 
 
 def _agree(one: Scores, other: Scores) -> bool:

@@ -46,14 +46,8 @@ def table(
     of a table were made with different versions of a package, weights of a backbone or pictures.
     """
     from promptkit.bench.results import read_results
-    from promptkit.errors import UnknownNameError
 
-    found = read_results(results)
-    if protocol:
-        there = {result.protocol for result in found}
-        if protocol not in there:
-            raise UnknownNameError("protocol", protocol, there, f"with results: {', '.join(sorted(there))}")
-        found = [result for result in found if result.protocol == protocol]
+    found = read_results(results, protocol or "")
     if check:
         print_check(found, format_)
     else:
