@@ -1,7 +1,7 @@
 """promptkit: a modular plugin framework for CLIP prompt learners.
 
-`hookimpl` marks a plugin's hooks; `load` opens a finished run; `train`, `evaluate` and `compare` are the commands. Nothing
-here imports torch before it is used.
+`hookimpl` marks a plugin's hooks; `load` opens a finished run; `train`, `evaluate`, `bench` and `tune` are the commands;
+`results`, `statistics`, `compare` and `samples` are data frames. Nothing here imports torch before it is used.
 """
 
 import os
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from promptkit.api import compare, evaluate, figure, results, samples, train, tune
+    from promptkit.api import bench, evaluate, train, tune
+    from promptkit.frames import compare, figure, results, samples, statistics
     from promptkit.prediction.classifier import Classifier
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "TrainingError",
     "UnknownNameError",
     "__version__",
+    "bench",
     "compare",
     "evaluate",
     "figure",
@@ -48,6 +50,7 @@ __all__ = [
     "load",
     "results",
     "samples",
+    "statistics",
     "train",
     "tune",
 ]
@@ -65,6 +68,7 @@ PUBLIC_MODULES = (
     "promptkit.distributed",
     "promptkit.edits",
     "promptkit.errors",
+    "promptkit.frames",
     "promptkit.hooks",
     "promptkit.learner",
     "promptkit.metrics",
@@ -76,15 +80,32 @@ PUBLIC_MODULES = (
 
 __version__ = version(DISTRIBUTION)
 
+_LATER = {
+    "promptkit.api": ("bench", "evaluate", "train", "tune"),
+    "promptkit.frames": ("compare", "figure", "results", "samples", "statistics"),
+}
+
 # Importing albumentations would otherwise ask the network for a newer version of itself.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: str = "auto") -> "Classifier":
-    """Open a finished run, a folder or "hf-hub:ORG/NAME", as a classifier of pictures.
+    """Open a finished run as a classifier of pictures.
 
-    `classnames` asks about other classes than the ones it was trained on. Raises CheckpointError for a folder that holds
-    no run or a damaged one, and whatever its backbone and plugins raise.
+    Example:
+        ```python
+        classifier = promptkit.load("runs/coop")
+        classifier(np.zeros((48, 64, 3), np.uint8))[0]  # {"label": "circle", "score": 0.93}, the likeliest class
+        ```
+
+    Args:
+        run: Its folder, or "hf-hub:ORG/NAME".
+        classnames: To ask about, in the place of the classes that it was trained on.
+        device: Such as "cpu"; "auto" takes a GPU where there is one.
+
+    Raises:
+        CheckpointError: For a folder that holds no run or a damaged one.
+        PromptkitError: Whatever its backbone and plugins raise.
     """
     from promptkit.prediction.classifier import open_classifier
 
@@ -92,9 +113,10 @@ def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: s
 
 
 def __getattr__(name: str) -> Any:
-    """What stands in `promptkit.api`, imported when it is asked for."""
-    if name in ("compare", "evaluate", "figure", "results", "samples", "train", "tune"):
-        from promptkit import api
+    """What stands in `promptkit.api` and `promptkit.frames`, imported when it is asked for."""
+    from importlib import import_module
 
-        return getattr(api, name)
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'promptkit' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What the commands do, from Python: `promptkit.train`, `evaluate`, `compare`, and results as data frames.
+"""What the commands do, from Python: `promptkit.train`, `evaluate`, `bench` and `tune`.
 
 Settings are keyword arguments, by the name of the command's option or as `slot.field`:
 
@@ -13,27 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from promptkit.bench.comparison import compared
-from promptkit.bench.frame import comparison_frame, results_frame, statistics_frame
-from promptkit.bench.jobs import run_jobs
-from promptkit.bench.order import Order
-from promptkit.bench.plan import Request
-from promptkit.bench.results import read_results
-from promptkit.bench.runner import Failure
-from promptkit.bench.space import needs_optuna
-from promptkit.bench.summary import Summary, summaries
 from promptkit.config import COMPONENT_SLOTS, resolve
 from promptkit.errors import ConfigError, UnknownNameError
 from promptkit.evaluation import evaluate as evaluation
 from promptkit.evaluation.runs import keep_answers, open_runs
+from promptkit.experiments.jobs import run_jobs
+from promptkit.experiments.order import Order
+from promptkit.experiments.plan import Request
+from promptkit.experiments.runner import Failure
+from promptkit.experiments.space import needs_optuna
+from promptkit.frames import results
 from promptkit.metrics import Scores
 from promptkit.prediction.classifier import Classifier, open_classifier
 from promptkit.progress import reported
 from promptkit.registry import installed
-from promptkit.report.figures import draw_first
-from promptkit.report.making import needs_extra
 from promptkit.runs.checkpoint import Metadata, read_metadata
-from promptkit.runs.records import read_records
 from promptkit.settings import SLOTS, BackboneSettings, EvalSettings, Scalar, flagged, parsed, set_text
 from promptkit.training.run import Run
 
@@ -73,6 +67,12 @@ def train(
 ) -> TrainedRun:
     """Train a learner, as `promptkit train` does.
 
+    Example:
+        ```python
+        run = promptkit.train("coop", data="pictures/", shots=4, epochs=2, backbone="demo", **{"prompts.n_ctx": 2})
+        run.metadata.figures["val_accuracy"]  # out of 1
+        ```
+
     Args:
         recipe: Such as "gopro".
         out: The folder of the run; runs/RECIPE by default.
@@ -103,6 +103,14 @@ def evaluate(
 ) -> dict[Path, Mapping[str, Scores]]:
     """Evaluate runs side by side, as `promptkit eval` does.
 
+    Example:
+        ```python
+        found = promptkit.evaluate(["runs/coop"], data="pictures/", keep=True)
+        for run, domains in found.items():
+            for domain, scores in domains.items():
+                print(run, domain, scores["accuracy"], scores.n)
+        ```
+
     Args:
         runs: Their folders.
         cache: Keep what frozen image towers see for the next time.
@@ -129,7 +137,7 @@ def evaluate(
     return {opened.folders[name]: scores for name, scores in found.scores.items()}
 
 
-def compare(
+def bench(
     protocol: str,
     learners: Sequence[str],
     data: str | Path | Sequence[str | Path],
@@ -147,6 +155,12 @@ def compare(
     **settings: Scalar,
 ) -> "pandas.DataFrame":
     """Train and test learners by a protocol, as `promptkit bench` does; what is done in `out` is not done again.
+
+    Example:
+        ```python
+        frame = promptkit.bench("few-shot", ["zeroshot", "coop"], "pictures/", shots=[1], epochs=1, backbone="demo")
+        frame.groupby(["learner", "domain"])["accuracy"].agg(["mean", "std"])
+        ```
 
     Args:
         protocol: Such as "few-shot".
@@ -215,7 +229,12 @@ def tune(
 ) -> Tuned:
     """Choose a learner's settings by its accuracy on the val split, as `promptkit tune` does; test pictures are not used.
 
-        tuned = promptkit.tune("gopro", {"loss.contrast": "0.01..1:log", "prompts.n_ctx": [2, 4]}, data="pictures/")
+    Example:
+        ```python
+        tuned = promptkit.tune("coop", {"train.lr": "1e-4..1e-2:log"}, trials=2, data="pictures/", epochs=1, backbone="demo")
+        tuned.trials.sort_values("accuracy")
+        promptkit.train("coop", "runs/tuned", data="pictures/", epochs=1, backbone="demo", **tuned.settings)
+        ```
 
     Args:
         recipe: Such as "gopro".
@@ -233,7 +252,7 @@ def tune(
         PromptkitError: Whatever the command would end with.
     """
     needs_optuna()
-    from promptkit.bench.tuning import BEST, Tuner, Tuning
+    from promptkit.experiments.tuning import BEST, Tuner, Tuning
 
     sets, flags = _settings("train", settings)
     texts = [f"{key}={one if isinstance(one, str) else ','.join(map(str, one))}" for key, one in vary.items()]
@@ -243,128 +262,6 @@ def tune(
     tuner.run(trials)
     best = tuner.best()
     return Tuned(best.settings, best.accuracy, TrainedRun(best.run), folder / BEST, tuner.frame())
-
-
-def results(*folders: str | Path) -> "pandas.DataFrame":
-    """The results that benches left in and below folders.
-
-    Returns:
-        A row for each result: protocol, learner, recipe, dataset, domain, classes, seed, shots, split, source, backbone,
-        weights, run, n; a column for every metric, out of 1, for every setting that is not the recipe's ("loss.contrast"),
-        and for the version of every package that it was made with ("packages.torch"); the fingerprints of the backbone, of
-        the training pictures (`trained_on`) and of the test's (`tested_on`).
-
-    Raises:
-        DataError: Where there are none.
-    """
-    return results_frame(read_results([Path(folder) for folder in folders or ("results",)]))
-
-
-def figure(kind: str, *folders: str | Path, metric: str = "accuracy", against: str = "") -> Any:
-    """Draw results, as `promptkit figure` does.
-
-    Args:
-        kind: "few-shot", "ablation", "domains", "base-new" or "calibration".
-        folders: Of results; "results" by default.
-        metric: See `promptkit list metric`.
-        against: In an ablation, the learner that the others are compared with.
-
-    Returns:
-        A `matplotlib.figure.Figure`, which a notebook shows after `%matplotlib inline`.
-
-    Raises:
-        UnknownNameError: For a kind, metric or learner that there is none of.
-        DataError: Where the results have no figure of the kind.
-        ConfigError: Without matplotlib.
-    """
-    needs_extra()
-    paths = [Path(folder) for folder in folders or ("results",)]
-    return draw_first(kind, paths, installed().get("metric", metric), against)[0]
-
-
-def samples(*runs: str | Path) -> "pandas.DataFrame":
-    """What runs answered, picture by picture, where it was kept.
-
-    Returns:
-        A row for each picture and run: run, dataset, split, classes, path, domain, label, likeliest and probabilities.
-
-    Raises:
-        CheckpointError: Where what a run kept is damaged.
-        ConfigError: Where nothing is kept.
-    """
-    import pandas
-
-    frames = []
-    for run in runs:
-        for record in read_records(Path(run)):
-            frame = record.table.to_pandas()
-            dataset, split, classes = record.about.asked
-            frames.append(frame.assign(run=str(run), dataset=dataset, split=split, classes=classes))
-    if not frames:
-        raise ConfigError(f"no answers are kept in {', '.join(map(str, runs)) or 'no run'}", "evaluate with keep=True")
-    return pandas.concat(frames, ignore_index=True)
-
-
-def statistics(*folders: str | Path, metric: str = "accuracy", protocol: str = "") -> "pandas.DataFrame":
-    """Means over seeds, domains and data sets, harmonic means, and 95 % intervals, as `promptkit table` prints them.
-
-    Example:
-        ```python
-        found = promptkit.statistics("results")
-        found[found["dataset"] == "average"].pivot(index="figure", columns="learner", values="mean")
-        ```
-
-    Args:
-        folders: Of results; "results" by default.
-        metric: See `promptkit list metric`.
-        protocol: Its results alone; those of all by default.
-
-    Returns:
-        A row for each learner and row of a table: table (its title), dataset, domain, figure, learner; mean, sd and the
-        ends of the interval, low and high, in per cent; seeds; published, what the literature prints. What too few seeds
-        have is NaN.
-
-    Raises:
-        DataError: Where there are no results.
-        UnknownNameError: For another metric or protocol.
-    """
-    return statistics_frame(_summaries(folders, metric, protocol))
-
-
-def compare(
-    learners: Sequence[str], *folders: str | Path, metric: str = "accuracy", protocol: str = ""
-) -> "pandas.DataFrame":
-    """The differences of every two learners, paired by data set and seed, as `promptkit table --compare` prints them.
-
-    Example:
-        ```python
-        found = promptkit.compare(["coop", "zeroshot"], "results")
-        found[["figure", "learner", "less", "mean", "low", "high"]]
-        ```
-
-    Args:
-        learners: Two or more, as tables name them.
-        folders: Of results; "results" by default.
-        metric: See `promptkit list metric`.
-        protocol: Its results alone; those of all by default.
-
-    Returns:
-        A row for each table, figure and two learners: learner, less; mean, sd, low and high (95 %) of the differences, in per
-        cent; wins, ties, losses, pairs. Where six data sets or more have all of the learners, the p-values of Wilcoxon's test
-        over data sets, wilcoxon and holm (for as many pairs); then, of three learners or more, friedman.datasets,
-        friedman.chi2 and .p, friedman.f and .p_of_f (Iman and Davenport's), and the mean ranks, rank and rank_of_less. Else
-        these are NaN.
-
-    Raises:
-        DataError: Where there are no results, or the learners have no data set and seed in common.
-        UnknownNameError: For another learner, metric or protocol.
-    """
-    return comparison_frame(compared(_summaries(folders, metric, protocol), learners))
-
-
-def _summaries(folders: Sequence[str | Path], metric: str, protocol: str) -> list[Summary]:
-    found = read_results([Path(folder) for folder in folders or ("results",)], protocol)
-    return summaries(found, installed().get("metric", metric))
 
 
 def _settings(

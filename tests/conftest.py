@@ -110,7 +110,7 @@ import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
 import albumentations, open_clip, scipy.special, torchmetrics
-import promptkit.bench.runner, promptkit.cli, promptkit.testing, promptkit.training.run
+import promptkit.experiments.runner, promptkit.cli, promptkit.testing, promptkit.training.run
 from promptkit.registry import installed
 installed()
 

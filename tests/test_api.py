@@ -1,12 +1,16 @@
-"""`promptkit.train`, `evaluate`, `compare`, and results as data frames."""
+"""`promptkit.train`, `evaluate`, `bench`, and results as data frames; what they say by example."""
 
+import inspect
 import io
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -57,7 +61,7 @@ def test_what_python_trains_and_evaluates_is_what_the_commands_do(
 
 
 def test_answers_and_results_are_data_frames(images: Path, tmp_path: Path) -> None:
-    found = promptkit.compare(
+    found = promptkit.bench(
         "few-shot",
         ["zeroshot", "coop"],
         images,
@@ -83,13 +87,31 @@ def test_answers_and_results_are_data_frames(images: Path, tmp_path: Path) -> No
     assert said.sum() == round((rows["accuracy"] * rows["n"]).sum())
 
 
+def test_the_example_of_every_function_runs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").symlink_to(images)
+    public = [name for name in promptkit.__all__ if inspect.isfunction(getattr(promptkit, name))]
+    order = "train", "load", "evaluate", "samples", "bench", "results", "statistics", "compare", "figure", "tune"
+    assert set(public) == set(order)
+    names = {"promptkit": promptkit, "np": np}
+    for name in order:
+        text = inspect.getdoc(getattr(promptkit, name)) or ""
+        (code,) = re.findall(r"Example:\n    ```python\n(.*?)    ```", text, re.DOTALL)
+        for section in ("Args:", "Raises:"):
+            assert section in text, name
+        exec(compile(textwrap.dedent(code), name, "exec"), names)
+    assert (names["found"]["learner"].iloc[0], len(names["tuned"].trials)) == ("coop", 2)
+    assert {"mean", "low", "high", "wilcoxon"} <= set(names["found"])
+    assert (tmp_path / "domains.pdf").exists()
+
+
 def test_errors_are_those_of_the_commands(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'shots'"):
         promptkit.train("coop", tmp_path, data=str(images), shot=2)
     with pytest.raises(UnknownNameError, match="did you mean 'n_ctx'"):
         promptkit.train("coop", tmp_path, data=str(images), **{"prompts.n_cxt": 2})
     with pytest.raises(ConfigError, match="seeds"):
-        promptkit.compare("few-shot", ["coop"], images, seeds=[1, 1])
+        promptkit.bench("few-shot", ["coop"], images, seeds=[1, 1])
     with pytest.raises(AttributeError, match="trian"):
         promptkit.trian  # noqa: B018
 

@@ -13,9 +13,9 @@ from promptkit.settings import split_names
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from promptkit.bench.estimate import Estimate
-    from promptkit.bench.plan import Training
-    from promptkit.bench.runner import Outcome, Runner
+    from promptkit.experiments.estimate import Estimate
+    from promptkit.experiments.plan import Training
+    from promptkit.experiments.runner import Outcome, Runner
 
 
 @options.with_settings("bench")
@@ -141,17 +141,17 @@ def bench(
     """
     import os
 
-    from promptkit.bench.cluster import check_place, read_parameters, submit
-    from promptkit.bench.estimate import Estimate
-    from promptkit.bench.jobs import run_jobs
-    from promptkit.bench.order import Order
-    from promptkit.bench.plan import Request
-    from promptkit.bench.protocols import check_protocol
-    from promptkit.bench.results import read_results
-    from promptkit.bench.variants import split_learners
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
     from promptkit.cli.table import print_tables
+    from promptkit.experiments.cluster import check_place, read_parameters, submit
+    from promptkit.experiments.estimate import Estimate
+    from promptkit.experiments.jobs import run_jobs
+    from promptkit.experiments.order import Order
+    from promptkit.experiments.plan import Request
+    from promptkit.experiments.protocols import check_protocol
+    from promptkit.experiments.results import read_results
+    from promptkit.experiments.variants import split_learners
     from promptkit.faults import explained
     from promptkit.files import check_writable
     from promptkit.registry import installed
@@ -277,7 +277,7 @@ def _left(estimate: "Estimate") -> str:
 
 
 def _reporter(terminal: "Console", runner: "Runner", estimate: "Estimate") -> "Callable[[Training, float], None]":
-    from promptkit.bench.runner import UNTRAINED
+    from promptkit.experiments.runner import UNTRAINED
 
     todo = [training for training in runner.trainings if runner.state(training) in UNTRAINED]
 
@@ -294,7 +294,7 @@ def _reporter(terminal: "Console", runner: "Runner", estimate: "Estimate") -> "C
 
 def _print_submitted(terminal: "Console", on: str, jobs: "Sequence[Any]", out: Path) -> None:
     """What was handed over, how to look at it and how to stop it."""
-    from promptkit.bench.cluster import LOGS
+    from promptkit.experiments.cluster import LOGS
 
     if not jobs:
         terminal.print("nothing to hand over: other processes are busy with what is left", soft_wrap=True)

@@ -8,7 +8,7 @@ import typer
 from promptkit.cli import options
 
 if TYPE_CHECKING:
-    from promptkit.bench.plan import Training
+    from promptkit.experiments.plan import Training
 
 
 def demo(

@@ -13,8 +13,8 @@ from promptkit.errors import ConfigError
 from promptkit.settings import BackboneSettings, EvalSettings, parsed
 
 if TYPE_CHECKING:
-    from promptkit.bench.formats import Table
     from promptkit.evaluation.evaluate import Evaluation
+    from promptkit.experiments.formats import Table
     from promptkit.metrics import Scores
 
 
@@ -47,12 +47,12 @@ def evaluate(
     from rich.console import Console
 
     from promptkit import distributed
-    from promptkit.bench.formats import rich_table
     from promptkit.cli.console import console, rank
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.images import warn_unreadable
     from promptkit.evaluation import evaluate as evaluation
     from promptkit.evaluation.runs import keep_answers, open_runs
+    from promptkit.experiments.formats import rich_table
     from promptkit.progress import reported
     from promptkit.registry import installed
 
@@ -91,7 +91,7 @@ def _table(found: "Evaluation", asked: Mapping[str, Sequence[str]]) -> "Table":
 
     `asked` are the classes that each run was asked about.
     """
-    from promptkit.bench.formats import Table
+    from promptkit.experiments.formats import Table
 
     shown = [(run, figure) for run in found.scores for figure in ("accuracy", "macro_accuracy")]
     heads = [head for run in found.scores for head in (f"{run}\nof {len(asked[run])} classes\naccuracy", "\n\nmacro")]

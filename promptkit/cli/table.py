@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from promptkit.bench.formats import FORMATS, rich_table
 from promptkit.cli import options
+from promptkit.experiments.formats import FORMATS, rich_table
 
 if TYPE_CHECKING:
-    from promptkit.bench.formats import Table
-    from promptkit.bench.results import Result
+    from promptkit.experiments.formats import Table
+    from promptkit.experiments.results import Result
 
 
 def table(
@@ -45,7 +45,7 @@ def table(
     csv holds the statistics alone; with --compare, the comparison alone. With --check the exit status is 1 where the rows
     of a table were made with different versions of a package, weights of a backbone or pictures.
     """
-    from promptkit.bench.results import read_results
+    from promptkit.experiments.results import read_results
 
     found = read_results(results, protocol or "")
     if check:
@@ -56,8 +56,8 @@ def table(
 
 def print_check(results: "Sequence[Result]", format_: str = "rich") -> None:
     """What the rows of each table were made with, where it was not the same; the exit status is 1 then."""
-    from promptkit.bench.check import made_with
-    from promptkit.bench.summary import summaries
+    from promptkit.experiments.check import made_with
+    from promptkit.experiments.summary import summaries
 
     tables = [made_with(summary).trimmed() for summary in summaries(results)]
     _print(tables, format_)
@@ -68,10 +68,10 @@ def print_tables(
     results: "Sequence[Result]", format_: str = "rich", metric: str = "accuracy", compare: str | None = None
 ) -> None:
     """Every protocol, and every data set that one transfers from, has tables of its own."""
-    from promptkit.bench.summary import summaries
-    from promptkit.bench.tables import all_statistics, comparisons, side_by_side
-    from promptkit.bench.variants import split_learners
     from promptkit.errors import ConfigError
+    from promptkit.experiments.summary import summaries
+    from promptkit.experiments.tables import all_statistics, comparisons, side_by_side
+    from promptkit.experiments.variants import split_learners
     from promptkit.registry import installed
 
     learners = split_learners(compare or "")

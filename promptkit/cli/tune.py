@@ -63,14 +63,14 @@ def tune(
     The same command goes on where it was stopped. Several processes with one --storage and --study share the trials. The
     best settings are printed, and written as a run file for promptkit train --config.
     """
-    from promptkit.bench.space import needs_optuna
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
+    from promptkit.experiments.space import needs_optuna
     from promptkit.faults import explained
     from promptkit.registry import installed
 
     needs_optuna()
-    from promptkit.bench.tuning import BEST, Tuner, Tuning
+    from promptkit.experiments.tuning import BEST, Tuner, Tuning
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("promptkit tune is one process", "start one on each device, all with the same --storage")

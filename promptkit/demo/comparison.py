@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from promptkit.bench.plan import Plan, Request, Training, make_plan
-from promptkit.bench.protocols import open_data
-from promptkit.bench.results import read_results
-from promptkit.bench.runner import Runner
 from promptkit.demo.findings import Figures
 from promptkit.demo.images import CLASSES, DOMAINS, write_images
 from promptkit.errors import ConfigError, OutputError, TrainingError
+from promptkit.experiments.plan import Plan, Request, Training, make_plan
+from promptkit.experiments.protocols import open_data
+from promptkit.experiments.results import read_results
+from promptkit.experiments.runner import Runner
 from promptkit.registry import Registry
 from promptkit.settings import Scalar
 

@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 from rich.table import Table
 
-from promptkit.bench.statistics import statistics
+from promptkit.experiments.statistics import statistics
 
 Key = tuple[str, str, str]
 """Learner, class set ("base" or "new"), domain."""

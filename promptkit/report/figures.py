@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from promptkit.bench.results import RESULTS, Result, read_results, results_of
-from promptkit.bench.statistics import statistics
-from promptkit.bench.summary import AVERAGE, MEAN, OF_SEEDS, WORST, Row, Summary, summaries
 from promptkit.errors import ConfigError, DataError, UnknownNameError
+from promptkit.experiments.results import RESULTS, Result, read_results, results_of
+from promptkit.experiments.statistics import statistics
+from promptkit.experiments.summary import AVERAGE, MEAN, OF_SEEDS, WORST, Row, Summary, summaries
 from promptkit.metrics import Metric
 from promptkit.report.answers import Answers, columns, reliability
 from promptkit.report.plots import SERIES, STYLE

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from promptkit.bench.formats import html_
-from promptkit.bench.results import read_results
-from promptkit.bench.summary import Summary, summaries
-from promptkit.bench.tables import all_statistics, side_by_side
 from promptkit.data.images import warn_unreadable
 from promptkit.errors import CheckpointError, ConfigError, DataError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.evaluation.runs import keep_answers, names_of, open_runs
+from promptkit.experiments.formats import html_
+from promptkit.experiments.results import read_results
+from promptkit.experiments.summary import Summary, summaries
+from promptkit.experiments.tables import all_statistics, side_by_side
 from promptkit.progress import reported
 from promptkit.registry import installed
 from promptkit.report.answers import read_answers

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptkit.bench.results import RESULTS, Result, read_results, results_of, write_results
+from promptkit.experiments.results import RESULTS, Result, read_results, results_of, write_results
 from promptkit.runs.tensorfile import pack, read_text
 from promptkit.testing import registered, write_images
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from promptkit.bench import cluster
-from promptkit.bench.results import read_results
+from promptkit.experiments import cluster
+from promptkit.experiments.results import read_results
 
 Command = Callable[..., "Finished"]
 

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from promptkit.bench.results import Result, read_results
+from promptkit.experiments.results import Result, read_results
 from promptkit.registry import discover, using
 
 Command = Callable[..., "Finished"]

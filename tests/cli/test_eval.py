@@ -204,7 +204,7 @@ def test_the_weights_of_a_folder_are_called_its_own(promptkit: Command, images: 
     import open_clip
     import torch
 
-    from promptkit.bench.results import read_results
+    from promptkit.experiments.results import read_results
 
     write_local_dir(tmp_path / "own", open_clip, torch)
     folder = f"local-dir:{tmp_path / 'own'}"

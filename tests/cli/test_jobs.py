@@ -15,9 +15,9 @@ import psutil
 import pytest
 import torch
 
-from promptkit.bench import jobs
-from promptkit.bench.results import read_results
 from promptkit.errors import PromptkitError, UnknownNameError
+from promptkit.experiments import jobs
+from promptkit.experiments.results import read_results
 
 Command = Callable[..., "Finished"]
 

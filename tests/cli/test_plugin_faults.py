@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from promptkit import registry
-from promptkit.bench import estimate
 from promptkit.cli.console import escape
+from promptkit.experiments import estimate
 
 Command = Callable[..., "Finished"]
 TINY = ("--backbone", "tiny", "--weights", "none", "--epochs", 1, "--shots", 1)

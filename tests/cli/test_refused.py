@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from promptkit.bench.results import write_results
 from tests.bench.conftest import MakeResult
 from tests.bench.conftest import result as result  # a fixture
+
+from promptkit.experiments.results import write_results
 
 Command = Callable[..., "Finished"]
 

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from promptkit import PluginError, hookimpl
 from promptkit.backbones.tiny import tiny_backbone
-from promptkit.bench.plan import Request, make_plan
-from promptkit.bench.plan import images as pictures_of
-from promptkit.bench.protocols import open_data
-from promptkit.bench.results import read_results
 from promptkit.components import Loss
 from promptkit.data.unlabelled import unlabelled_part
+from promptkit.experiments.plan import Request, make_plan
+from promptkit.experiments.plan import images as pictures_of
+from promptkit.experiments.protocols import open_data
+from promptkit.experiments.results import read_results
 from promptkit.learner import Learner
 from promptkit.registry import installed
 from promptkit.tensors import Outputs

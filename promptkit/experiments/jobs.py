@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from promptkit import interrupts
-from promptkit.bench.order import Order
-from promptkit.bench.plan import Training
-from promptkit.bench.runner import Outcome, Runner
 from promptkit.errors import CheckpointError, TrainingError
+from promptkit.experiments.order import Order
+from promptkit.experiments.plan import Training
+from promptkit.experiments.runner import Outcome, Runner
 from promptkit.progress import shows_bars
 from promptkit.registry import installed
 from promptkit.runs.folder import read_log

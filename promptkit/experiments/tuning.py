@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from promptkit.backbones.base import Backbone
-from promptkit.bench.space import combinations, read_space
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import RunConfig, resolve
 from promptkit.data.selection import subset
 from promptkit.errors import ConfigError, DataError, OutputError
+from promptkit.experiments.space import combinations, read_space
 from promptkit.faults import explained
 from promptkit.files import check_writable, checked_json, replace_file
 from promptkit.registry import Registry

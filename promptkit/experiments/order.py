@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from promptkit.bench.plan import Request, make_plan
-from promptkit.bench.protocols import BenchData, check_protocol, open_data
-from promptkit.bench.runner import Runner
+from promptkit.experiments.plan import Request, make_plan
+from promptkit.experiments.protocols import BenchData, check_protocol, open_data
+from promptkit.experiments.runner import Runner
 from promptkit.registry import Registry
 from promptkit.settings import DataSettings
 
@@ -17,7 +17,7 @@ from promptkit.settings import DataSettings
 class Order:
     """What is to be compared, on which data, and where runs and results go.
 
-    `data` and `datasets` are as `promptkit.bench.protocols.open_data` reads them; the rest is as `Runner` takes it.
+    `data` and `datasets` are as `promptkit.experiments.protocols.open_data` reads them; the rest is as `Runner` takes it.
     """
 
     request: Request

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pandas
 
-from promptkit.bench.formats import Table
-from promptkit.bench.frame import results_frame
-from promptkit.bench.summary import Summary
+from promptkit.experiments.formats import Table
+from promptkit.experiments.frame import results_frame
+from promptkit.experiments.summary import Summary
 
 ROWS = {
     "learner": "learner",

@@ -14,10 +14,6 @@ from typing import Literal
 from rich.console import Console
 
 from promptkit.backbones.base import Backbone
-from promptkit.bench.plan import Plan, Training, images
-from promptkit.bench.protocols import Target
-from promptkit.bench.results import RESULTS, Result, results_of, write_results
-from promptkit.bench.variants import different
 from promptkit.build import load_backbone, pick_device
 from promptkit.config import RunConfig, read_run_file, resolve
 from promptkit.data.images import warn_unreadable
@@ -25,6 +21,10 @@ from promptkit.data.inspection import warn_indistinct
 from promptkit.data.layouts import Dataset
 from promptkit.errors import ConfigError, OutputError, PromptkitError
 from promptkit.evaluation.evaluate import evaluate, work
+from promptkit.experiments.plan import Plan, Training, images
+from promptkit.experiments.protocols import Target
+from promptkit.experiments.results import RESULTS, Result, results_of, write_results
+from promptkit.experiments.variants import different
 from promptkit.faults import explained
 from promptkit.learner import Learner
 from promptkit.metrics import Scores

@@ -8,10 +8,10 @@ from zlib import crc32
 
 import pandas
 
-from promptkit.bench.protocols import OTHERS, VARIANTS
-from promptkit.bench.results import Result
-from promptkit.bench.statistics import statistics
 from promptkit.errors import DataError
+from promptkit.experiments.protocols import OTHERS, VARIANTS
+from promptkit.experiments.results import Result
+from promptkit.experiments.statistics import statistics
 from promptkit.metrics import Metric, accuracy
 
 AVERAGE = "average"
@@ -44,7 +44,7 @@ class Summary:
     series: Mapping[Row, pandas.Series]
     """Per cent, by learner and seed."""
     statistics: Mapping[Row, pandas.DataFrame]
-    """By learner; see `promptkit.bench.statistics`."""
+    """By learner; see `promptkit.experiments.statistics`."""
     whole: Mapping[str, str]
     """The data sets that the average is over; for each, what stands in the place of its domain there."""
 

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 
 from promptkit import hookimpl
-from promptkit.bench import estimate as estimates
-from promptkit.bench import runner as runners
-from promptkit.bench.estimate import Estimate
-from promptkit.bench.plan import Request, make_plan
-from promptkit.bench.protocols import open_data
-from promptkit.bench.runner import Runner
+from promptkit.experiments import estimate as estimates
+from promptkit.experiments import runner as runners
+from promptkit.experiments.estimate import Estimate
+from promptkit.experiments.plan import Request, make_plan
+from promptkit.experiments.protocols import open_data
+from promptkit.experiments.runner import Runner
 from promptkit.learner import Learner, Recipe
 from promptkit.settings import DataSettings
 from promptkit.testing import registered

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from promptkit.bench.jobs import take_share
-from promptkit.bench.order import Order
-from promptkit.bench.runner import Runner
 from promptkit.errors import ConfigError, OutputError, TrainingError, UnknownNameError
+from promptkit.experiments.jobs import take_share
+from promptkit.experiments.order import Order
+from promptkit.experiments.runner import Runner
 from promptkit.files import toml_of
 from promptkit.registry import installed
 

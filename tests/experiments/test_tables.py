@@ -9,13 +9,13 @@ import pytest
 from pandas import DataFrame, isna
 from scipy.stats import norm
 
-from promptkit.bench.formats import Table
-from promptkit.bench.published import published, published_figure
-from promptkit.bench.results import Result
-from promptkit.bench.statistics import friedman, holm, statistics, wilcoxon
-from promptkit.bench.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, Summary, summaries, summarize
-from promptkit.bench.tables import all_statistics, comparisons, side_by_side
 from promptkit.errors import DataError, UnknownNameError
+from promptkit.experiments.formats import Table
+from promptkit.experiments.published import published, published_figure
+from promptkit.experiments.results import Result
+from promptkit.experiments.statistics import friedman, holm, statistics, wilcoxon
+from promptkit.experiments.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, Summary, summaries, summarize
+from promptkit.experiments.tables import all_statistics, comparisons, side_by_side
 from promptkit.metrics import STANDARD
 
 MakeResult = Callable[..., Result]

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from itertools import product
 from typing import TYPE_CHECKING
 
-from promptkit.bench.variants import varied_values
 from promptkit.config import COMPONENT_SLOTS, RunConfig
 from promptkit.errors import ConfigError
+from promptkit.experiments.variants import varied_values
 from promptkit.settings import SLOTS, Scalar, flatten, option_fields
 
 if TYPE_CHECKING:

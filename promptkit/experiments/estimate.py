@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from promptkit.bench.pace import Clock, Pace, measure
-from promptkit.bench.plan import Training, images
-from promptkit.bench.protocols import Target
-from promptkit.bench.runner import UNTRAINED, Runner
 from promptkit.data.layouts import Dataset
+from promptkit.experiments.pace import Clock, Pace, measure
+from promptkit.experiments.plan import Training, images
+from promptkit.experiments.protocols import Target
+from promptkit.experiments.runner import UNTRAINED, Runner
 from promptkit.faults import explained
 from promptkit.features.cache import count_missing
 from promptkit.features.sources import Source

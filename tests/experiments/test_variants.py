@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from promptkit.bench.results import Result, read_results
-from promptkit.bench.summary import summarize
-from promptkit.bench.variants import Variant, read_variants, split_learners
 from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.experiments.results import Result, read_results
+from promptkit.experiments.summary import summarize
+from promptkit.experiments.variants import Variant, read_variants, split_learners
 from promptkit.registry import installed
 
 Command = Callable[..., "Finished"]

@@ -9,11 +9,11 @@ from itertools import chain, islice
 import torch
 
 from promptkit.backbones.base import Backbone, FeatureSpec
-from promptkit.bench.plan import Training
 from promptkit.build import build_learner, build_views, training_scene
 from promptkit.components import Views
 from promptkit.data.loading import Batches, Loaded, default_workers, eval_loader
 from promptkit.data.selection import subset
+from promptkit.experiments.plan import Training
 from promptkit.features.sources import is_cacheable
 from promptkit.learner import Learner
 from promptkit.registry import Registry

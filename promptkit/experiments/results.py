@@ -32,7 +32,7 @@ class Result:
 
     protocol: str
     learner: str
-    """As tables name it: a recipe, or a variant of one; see `promptkit.bench.variants`."""
+    """As tables name it: a recipe, or a variant of one; see `promptkit.experiments.variants`."""
     recipe: str
     settings: dict[str, Scalar]
     """By `slot.field`, those of the learner and its training that are not the recipe's."""

@@ -5,11 +5,11 @@ from typing import Any
 
 from pandas import isna
 
-from promptkit.bench.comparison import Comparison, compared
-from promptkit.bench.formats import Table
-from promptkit.bench.published import published_figure
-from promptkit.bench.statistics import FEWEST, FEWEST_DATASETS
-from promptkit.bench.summary import Row, Summary
+from promptkit.experiments.comparison import Comparison, compared
+from promptkit.experiments.formats import Table
+from promptkit.experiments.published import published_figure
+from promptkit.experiments.statistics import FEWEST, FEWEST_DATASETS
+from promptkit.experiments.summary import Row, Summary
 
 STATISTICS = ("mean", "sd", "95 % from", "to")
 

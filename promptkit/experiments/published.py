@@ -10,8 +10,8 @@ import csv
 from functools import lru_cache
 from importlib.resources import files
 
-from promptkit.bench.results import Result
-from promptkit.bench.summary import AVERAGE, OF_MEANS, Row, Summary
+from promptkit.experiments.results import Result
+from promptkit.experiments.summary import AVERAGE, OF_MEANS, Row, Summary
 
 NAMES = {"CLIP": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "GOPro": "gopro", "MaPLe": "maple"}
 """The recipes of learners; the others have none here."""
@@ -21,7 +21,7 @@ FIGURES = {OF_MEANS: "harmonic_mean"}
 @lru_cache(maxsize=1)
 def published() -> dict[tuple[str, str, str, str], float]:
     """By protocol, recipe, data set (or "average") and figure: accuracy, base, new or harmonic_mean."""
-    text = files("promptkit.bench").joinpath("published.csv").read_text(encoding="utf-8")
+    text = files("promptkit.experiments").joinpath("published.csv").read_text(encoding="utf-8")
     return {
         (row["protocol"], NAMES.get(row["learner"], row["learner"]), row["dataset"], row["metric"]): float(row["value"])
         for row in csv.DictReader(text.splitlines())

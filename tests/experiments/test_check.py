@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from promptkit.bench.check import made_with
-from promptkit.bench.results import Result
-from promptkit.bench.summary import summarize
 from promptkit.config import resolve
+from promptkit.experiments.check import made_with
+from promptkit.experiments.results import Result
+from promptkit.experiments.summary import summarize
 from promptkit.registry import Entry, Registry, installed
 from promptkit.runs.packages import packages_of, trained_and_tested
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from promptkit.bench.plan import Plan, Request, make_plan
-from promptkit.bench.protocols import OTHERS, VARIANTS, Target, open_data
 from promptkit.data.selection import subset
 from promptkit.errors import ConfigError, DataError, UnknownNameError
+from promptkit.experiments.plan import Plan, Request, make_plan
+from promptkit.experiments.protocols import OTHERS, VARIANTS, Target, open_data
 from promptkit.registry import installed
 from promptkit.testing import write_images
 
@@ -92,7 +92,7 @@ def test_a_transfer_trains_on_the_source_and_tests_on_all(protocol: str, plan: P
 
 
 def test_transfers_are_about_the_published_data_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from promptkit.bench import protocols
+    from promptkit.experiments import protocols
 
     def titles(*names: str) -> list[str]:
         return [installed().dataset(name).title for name in names]

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from rich.console import Console
 
-from promptkit.bench.formats import Table, csv_, html_, latex, markdown, rich_table
+from promptkit.experiments.formats import Table, csv_, html_, latex, markdown, rich_table
 
 ODD = r"a_b & c | <d> 50 % #1 {x} \y ~ ^ $ *z* `q`"
 TABLE = Table(

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from promptkit.bench.protocols import PROTOCOLS, TRANSFERS, BenchData, Part, Target, check_protocol
-from promptkit.bench.variants import Variant, read_variants
 from promptkit.config import COMPONENT_SLOTS, RunConfig, resolve
 from promptkit.data.layouts import Dataset
 from promptkit.data.selection import select_evaluation, select_training, subset
 from promptkit.errors import ConfigError, DataError
+from promptkit.experiments.protocols import PROTOCOLS, TRANSFERS, BenchData, Part, Target, check_protocol
+from promptkit.experiments.variants import Variant, read_variants
 from promptkit.registry import Registry
 from promptkit.settings import Scalar, option_fields
 
@@ -32,7 +32,7 @@ INSTEAD = {
 class Request:
     """What is to be compared, and how. `flags` are settings of all learners, `sets` and `vary` the texts of these options.
 
-    `learners` are texts as `promptkit.bench.variants` reads them.
+    `learners` are texts as `promptkit.experiments.variants` reads them.
     A text that begins with a learner's name and a colon, `gopro:prompts.n_ctx=8`, is for that learner; another is for
     every learner that has the setting.
     """
@@ -42,7 +42,7 @@ class Request:
     seeds: Sequence[int] = (1, 2, 3)
     shots: Sequence[int] = (16,)
     source: str = ""
-    """The domains to train on, or where a protocol transfers the data set; see `promptkit.bench.protocols`."""
+    """The domains to train on, or where a protocol transfers the data set; see `promptkit.experiments.protocols`."""
     flags: Mapping[str, Scalar] = field(default_factory=dict)
     sets: Sequence[str] = ()
     vary: Sequence[str] = ()

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas
 
-from promptkit.bench.comparison import Comparison
-from promptkit.bench.published import published_figure
-from promptkit.bench.results import Result
-from promptkit.bench.summary import Summary
+from promptkit.experiments.comparison import Comparison
+from promptkit.experiments.published import published_figure
+from promptkit.experiments.results import Result
+from promptkit.experiments.summary import Summary
 
 
 def results_frame(results: Sequence[Result]) -> pandas.DataFrame:

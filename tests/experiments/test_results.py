@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from promptkit.bench.results import RESULTS, Result, from_line, read_results, to_line, write_results
-from promptkit.bench.summary import summaries
 from promptkit.errors import DataError, OutputError
+from promptkit.experiments.results import RESULTS, Result, from_line, read_results, to_line, write_results
+from promptkit.experiments.summary import summaries
 from promptkit.metrics import STANDARD
 
 MakeResult = Callable[..., Result]

@@ -8,9 +8,9 @@ from typing import Any
 
 from pandas import DataFrame
 
-from promptkit.bench.statistics import FEWEST_DATASETS, friedman, statistics, wilcoxon
-from promptkit.bench.summary import Summary
 from promptkit.errors import DataError, UnknownNameError
+from promptkit.experiments.statistics import FEWEST_DATASETS, friedman, statistics, wilcoxon
+from promptkit.experiments.summary import Summary
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from promptkit.bench.results import Result
+from promptkit.experiments.results import Result
 from promptkit.metrics import Scores
 
 MakeResult = Callable[..., Result]
