@@ -13,8 +13,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# `make bench QUICK=1` takes three minutes, all of it half an hour.
 bench: $(READY)
-	$(BIN)/python benchmarks/run.py all
+	$(BIN)/python benchmarks/run.py all $(if $(QUICK),--quick) --out bench.jsonl
+	$(BIN)/python benchmarks/table.py bench.jsonl --figure bench.svg
 
 check: $(READY)
 	$(BIN)/ruff check

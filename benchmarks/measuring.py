@@ -59,11 +59,16 @@ def check(name: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -
     return off
 
 
+kept_in: Path | None = None
+"""Where rows go, beside being printed."""
+
+
 def report(table: str, **row: Any) -> None:
-    print(
-        json.dumps({"table": table, **{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}}),
-        flush=True,
-    )
+    line = json.dumps({"table": table, **{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}})
+    print(line, flush=True)
+    if kept_in:
+        with kept_in.open("a") as file:
+            file.write(f"{line}\n")
 
 
 def ratios(times: dict[str, tuple[float, float]], base: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Benchmarks: `python benchmarks/run.py text|steps|memory|views|eval|limit [--quick]`; `all` does one after the other.
+"""Benchmarks: `python benchmarks/run.py text|steps|memory|budget|views|eval|largest`; `all` does one after the other.
 
 Both sides of a ratio run in turns in one process, with the same threads, weights and inputs, and what they compute is
 compared: a difference beyond the tolerance ends the run. Times are the best of several, in CPU seconds of the process
@@ -6,6 +6,7 @@ compared: a difference beyond the tolerance ends the run. Times are the best of 
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
 import plain
 import torch
@@ -43,7 +45,7 @@ def sides_of(
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
     """The plain step, the framework's, and the framework's on cached features."""
     sizes = {"coop": (4, 50), "cocoop": (1, 50), "gopro-reference": (4, 50)}
-    size, classes = (3, 3) if options.quick else sizes[recipe]
+    size, classes = (3, 3) if options.smoke else sizes[recipe]
     size, classes = options.batch or size, options.classes or classes
     learner = learner_for(recipe, options, classes)
     views = ("image", "moco", "augmix") if recipe == "gopro-reference" else ("image",)
@@ -72,7 +74,7 @@ def sides_of(
 
 def steps(options: argparse.Namespace) -> None:
     """(b): the whole training step, without the optimiser, against the published one."""
-    for recipe in options.recipes:
+    for recipe in options.recipes[:2] if options.quick else options.recipes:
         sides, results = sides_of(recipe, options)
         times = best(sides, {"plain": 1, "step": 3, "cached": 3})
         logits, gradients = results["plain"]
@@ -91,11 +93,11 @@ def memory(options: argparse.Namespace) -> None:
     if not Path("/proc/self/clear_refs").exists():
         print("memory is measured on Linux only", file=sys.stderr)
         return
-    for recipe in options.recipes[:1] if options.quick else options.recipes:
+    for recipe in options.recipes[:1] if options.quick or options.smoke else options.recipes:
         peaks = {}
         for side in ("plain", "step", "cached"):
             words = ["--backbone", options.backbone, "--threads", str(options.threads), "--recipes", recipe]
-            words += ["--quick"] if options.quick else []
+            words += ["--smoke"] if options.smoke else []
             words += ["--batch", str(options.batch), "--classes", str(options.classes)]
             command = [sys.executable, __file__, "peak", "--side", side, *words]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -116,6 +118,20 @@ def peak(options: argparse.Namespace) -> None:
     before = reset_mark()
     sides[options.side]()
     print(max(1, (resident("VmHWM") - before) // 1024))
+
+
+def budget(options: argparse.Namespace) -> None:
+    """(e): peak memory of a conditional learner's text pass by `--memory-gb` (`budget.py`), in a process each."""
+    if options.quick or not Path("/proc/self/clear_refs").exists():
+        return
+    batch, classes, budgets = (4, 20, (0.05,)) if options.smoke else (8, 250, (1, 2, 4))
+    for gigabytes in budgets:
+        words = ["--backbone", options.backbone, "--batch", batch, "--classes", classes, "--memory-gb", gigabytes]
+        command = [sys.executable, Path(__file__).with_name("budget.py"), *words, "--threads", options.threads]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        report("budget", **json.loads(done.stdout))
 
 
 def views(options: argparse.Namespace) -> None:
@@ -141,7 +157,7 @@ def views(options: argparse.Namespace) -> None:
         "image": v2.Compose([crop, *ending]),
         "moco": v2.Compose([crop, *jitter, v2.GaussianBlur(23, (0.1, 2.0)), *ending]),
     }
-    n = 4 if options.quick else 60
+    n = 4 if options.smoke else 15 if options.quick else 60
     for name in ours:
         sides = {
             "torchvision": lambda name=name: [theirs[name](Image.fromarray(image)) for _ in range(n)],
@@ -162,9 +178,11 @@ def evaluation(options: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PROMPTKIT_CACHE"] = f"{folder}/cache"
-        per_class, size = (1, 64) if options.quick else (3, 256)
+        per_class, size = (1, 64) if options.smoke else (1, 256) if options.quick else (3, 256)
         dataset = read_dataset(write_images(Path(folder) / "p", SHAPES[:7], STYLES, per_class, size))
-        for kind, recipes in {"5 coop": ["coop"] * 5, "1 gopro, 4 coop": ["gopro", *["coop"] * 4]}.items():
+        kinds = {"5 coop": ["coop"] * 5, "1 gopro, 4 coop": ["gopro", *["coop"] * 4]}
+        for kind in list(kinds)[1:] if options.quick else kinds:
+            recipes = kinds[kind]
             shared: Backbone | None = None
             learners: dict[str, Learner] = {}
             for number, recipe in enumerate(recipes):
@@ -184,7 +202,7 @@ def evaluation(options: argparse.Namespace) -> None:
 
 def largest(options: argparse.Namespace) -> None:
     """(e): for how many pictures the encoder keeps all that gradients need in a budget, by its own estimate."""
-    n_classes, budget = (20, 10**8) if options.quick else (1000, 8 * 10**9)
+    n_classes, budget = (20, 10**8) if options.smoke else (1000, 8 * 10**9)
     backbone: Any = learner_for("coop", options, 2).scene.backbone
     classes = backbone.class_tokens(classnames(n_classes), 4)
     cost = backbone.encoder._cost(Rows(torch.zeros(1, 1, 4, backbone.text_width)), classes, torch.device("cpu"))
@@ -196,6 +214,7 @@ TABLES = {
     "low rank": low_rank,
     "steps": steps,
     "memory": memory,
+    "budget": budget,
     "views": views,
     "eval": evaluation,
     "largest": largest,
@@ -211,8 +230,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--classes", type=int, default=0)
     parser.add_argument("--side", default="step", help=argparse.SUPPRESS)
-    parser.add_argument("--quick", action="store_true", help="the smallest sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="some rows of each table, in about three minutes")
+    parser.add_argument("--smoke", action="store_true", help="the smallest sizes, to see that it runs")
+    parser.add_argument("--out", type=Path, help="a file for the rows, beside what is printed")
     options = parser.parse_args()
+    measuring.kept_in = options.out
+    if options.out:
+        options.out.write_text("")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     for name, table in ({"peak": peak} if options.table == "peak" else TABLES).items():

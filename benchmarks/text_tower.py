@@ -32,11 +32,16 @@ Encode = Callable[[Tensor, int], Tensor]
 def text(options: argparse.Namespace) -> None:
     """Plain, trimmed and shared are loops over pictures, so their time is that of one, measured on few."""
     backbone: Any = learner_for("coop", options, 2).scene.backbone
-    peak = matmul_rate(256 if options.quick else 2048)
-    counts = [3] if options.quick else [options.classes] if options.classes else [10, 50, 100, 1000]
-    for n_classes in counts:
-        for n_ctx in (4,) if options.quick else (4, 16):
-            row(backbone, n_classes, n_ctx, (1, 2) if options.quick else (1, 4, 32), peak)
+    peak = matmul_rate(256 if options.smoke else 2048)
+    if options.smoke:
+        cases = [(3, 4, (1, 2))]
+    elif options.quick:
+        cases = [(n_classes, 4, (1, 4)) for n_classes in (10, 50)]
+    else:
+        counts = [options.classes] if options.classes else [10, 50, 100, 1000]
+        cases = [(n, m, (1, 4, 32)) for n in counts for m in (4, 16) if n < 1000 or m == 4]
+    for case in cases:
+        row(backbone, *case, peak)
 
 
 def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak: float) -> None:
@@ -105,6 +110,15 @@ def row(backbone: Any, n_classes: int, n_ctx: int, sizes: tuple[int, ...], peak:
         M=n_ctx,
         tokens={"plain": 77 * n_classes, "trimmed": longest * n_classes, "packed": tokens},
         **{"plain cpu s a picture": base[0], "plain wall s a picture": base[1]},
+        packed_wall={
+            name.removeprefix("packed "): {
+                "s a picture": round(wall, 4),
+                "ms a class": round(1e3 * wall / n_classes, 3),
+                "us a token": round(1e6 * wall / tokens, 1),
+            }
+            for name, (_, wall) in image.items()
+            if name.startswith("packed")
+        },
         times_cpu={name: round(base[0] / cpu, 2) for name, (cpu, _) in image.items()},
         times_wall={name: round(base[1] / wall, 2) for name, (_, wall) in image.items()},
         share_of_matmul={n: round(flops / image[n][1] / peak, 2) for n in image if n.startswith("packed")},
@@ -117,7 +131,7 @@ def low_rank(options: argparse.Namespace) -> None:
     """CLIP-LoRA's text pass, forward and backward to the changes of q, k, v in every block: each picture's texts in full
     length by the model itself with changed weights, in a loop as in CoCoOp's code; and once for all pictures."""
     backbone: Any = learner_for("coop", options, 2).scene.backbone
-    clip, width, n_classes = backbone.model, backbone.text_width, 3 if options.quick else options.classes or 50
+    clip, width, n_classes = backbone.model, backbone.text_width, 3 if options.smoke else options.classes or 50
     images, generator = options.batch or 4, torch.Generator().manual_seed(0)
     classes = backbone.class_tokens(classnames(n_classes), 0, words="a photo of a")
     weight = torch.randn(n_classes, backbone.joint_width, generator=generator)
