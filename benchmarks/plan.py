@@ -1,7 +1,7 @@
 """What `promptkit plan` says a step holds against what it held: `python benchmarks/plan.py RECIPE BACKBONE BATCH CLASSES`.
 
-The step is forward and backward on random pixels, in a process of its own; its peak is the high-water mark of resident
-memory above what was held before (Linux).
+The step is forward, backward and the optimiser's, on random pixels, in a process of its own; its peak is the high-water mark
+of resident memory above what was held before (Linux).
 """
 
 import argparse
@@ -15,6 +15,7 @@ from promptkit.config import resolve
 from promptkit.registry import installed
 from promptkit.tensors import Batch
 from promptkit.training.needs import Planner, imagined
+from promptkit.training.optimizer import make_optimizer
 
 
 def main() -> None:
@@ -35,13 +36,15 @@ def main() -> None:
         planner = Planner(config, backbone, installed(), dataset)
     needs = planner.needs(options.batch)
 
+    optimizer = make_optimizer(planner.learner, config.train)
     learner, size = planner.learner, backbone.image.size
 
     def step(pictures: int) -> None:
         views = {name: torch.randn(pictures, 3, *size) for name in planner.views.names}
         outputs = learner(Batch(views, torch.arange(pictures) % options.classes))
         torch.stack(list(learner.loss(outputs).values())).sum().backward()
-        learner.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     with torch.no_grad():
         learner.encode_text(learner.encode_image(torch.randn(1, 3, *size)))  # constants are computed once

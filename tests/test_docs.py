@@ -69,12 +69,17 @@ def test_its_python_is_there() -> None:
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """The page, and the words behind `promptkit`, of every command of ours."""
-    for page in PAGES:
-        for line in re.findall(r"^\$ (.*)$", "\n".join(blocks(page, "console")), re.MULTILINE):
-            words = shlex.split(line, comments=True)
-            if "promptkit" in words and "pip" not in words:
-                yield page, words[words.index("promptkit") + 1 :]
+    """The page, and the words behind `promptkit`, of every command of ours: of the READMEs, too."""
+    pages = {page: text(page) for page in PAGES}
+    for path in (ROOT / "README.md", *ROOT.glob("plugins/*/README.md"), *ROOT.glob("examples/**/README.md")):
+        pages[str(path.relative_to(ROOT))] = path.read_text()
+    for page, content in pages.items():
+        consoles = re.findall(r"^```console\n(.*?)^```", content, re.DOTALL | re.MULTILINE)
+        for line in re.findall(r"^\$ (.*)$", "\n".join(consoles), re.MULTILINE):
+            for part in re.split(r" && ", line):
+                words = shlex.split(part, comments=True)
+                if "promptkit" in words and "pip" not in words:
+                    yield page, words[words.index("promptkit") + 1 :]
 
 
 def test_its_commands_parse() -> None:
@@ -91,6 +96,35 @@ def test_its_commands_parse() -> None:
             command.make_context(command.name, rest)
         except Exception as error:  # typer's own, in a module that it keeps to itself
             pytest.fail(f"{page}: {shlex.join(words)}: {error}")
+
+
+def test_what_it_names_of_the_command_line_exists() -> None:
+    """In a sentence a command may lack what it needs, but has no option that isn't there."""
+    program: Any = typer.main.get_command(app)
+    named = [(page, shown) for page in PAGES for shown in re.findall(r"`promptkit ([a-z][^`]+)`", text(page))]
+    assert len(named) > 60
+    for page, shown in named:
+        command, words = program, shlex.split(shown)
+        while hasattr(command, "commands") and words:
+            words = command.completed(words) if isinstance(command, DefaultGroup) else words
+            assert words[0] in command.commands, f"{page}: promptkit {shown}"
+            command = command.commands[words.pop(0)]
+        if "ignore_unknown_options" in command.context_settings:  # pip's are taken, too
+            continue
+        options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - options - {"--help"}
+        assert not unknown, f"{page}: promptkit {shown}"
+
+
+def test_figures_stand_where_they_come_from() -> None:
+    published = (ROOT / "promptkit/experiments/published.csv").read_text()
+    for figure in re.findall(r"\b\d\d\.\d\d\b", text("reproduce.md")):
+        assert f",{figure}\n" in published
+    measured = (ROOT / "benchmarks/README.md").read_text()
+    rows = re.findall(r"^\| `(?:coop|cocoop|gopro-reference|tpt)` .*$", text("which.md"), re.MULTILINE)
+    figures = re.findall(r"\b\d\.\d\d+\b", " ".join(rows))
+    assert len(figures) == 7
+    assert [figure for figure in figures if f"| {figure} |" not in measured] == []
 
 
 def test_its_settings_exist() -> None:

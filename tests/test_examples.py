@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,16 @@ def test_the_imagenet_run_file_trains_where_there_is_less(promptkit: Command, im
         "train", "--config", EXAMPLES / "imagenet.toml", "--data", images, *tiny, "--device", "cpu", "--out", "run"
     )
     assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize("file", sorted((EXAMPLES / "reproduce").glob("*.toml")), ids=lambda file: file.name)
+def test_published_tables_can_be_planned(file: Path, promptkit: Command, images: Path) -> None:
+    tiny = ("--backbone", "tiny", "--weights", "none", "--workers", 0, "--seeds", 1)
+    done = promptkit("bench", "few-shot", "--plan", "--data", images, "--learners", file, "--shots", 1, *tiny)
+    assert done.status == 0, done.err
+    learners = tomllib.loads(file.read_text())
+    assert f"few-shot: {len(learners)} runs" in done.out
+    assert f"examples/reproduce/{file.name}" in (EXAMPLES.parent / "docs/reproduce.md").read_text()
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.sh")), ids=lambda script: script.name)

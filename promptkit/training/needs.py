@@ -34,6 +34,8 @@ FEW_CLASSES = 50
 FEW_IMAGES = 4
 FEW_READ = 8
 REPEATS = 3
+OPTIMIZER_STATES = {"momentum": 1, "sgd": 1}
+"""Tensors that an optimiser keeps of each parameter; others have two."""
 OVERHEAD = 15_000_000
 """Bytes of the threads of a backward pass, and of small things, as measured."""
 PICTURE = (375, 500)
@@ -42,14 +44,14 @@ PICTURE = (375, 500)
 
 @dataclass(frozen=True)
 class Pieces:
-    """What one picture, and one row of texts (a context before every class), take, in bytes and seconds."""
+    """What one picture, and the texts of all classes, take, in bytes and seconds."""
 
     weights: int
     """Of the CLIP."""
     process: int
     """Held by this process, the CLIP included."""
     learned: int
-    """Parameters, their gradients and two tensors of the optimiser."""
+    """Gradients, and what the optimiser keeps."""
     views: int
     pixels: int
     """Of a picture in all its views."""
@@ -58,11 +60,15 @@ class Pieces:
     image_seconds: float
     """For one view, its backward pass included where it has one."""
     rows: int
-    """Of texts: in a step, or for each view where they depend on it."""
+    """Prompts of a class."""
     conditional: bool
+    """Do the texts of all classes go through the text tower for each view?"""
     text_kept: int
-    """For the backward pass, of one row."""
+    """For the backward pass, each time."""
     text_seconds: float
+    contexts_kept: int
+    """For the backward pass, however often: weights in another shape."""
+    contexts_seconds: float
     stored: int
     """Of a view's features in the cache; 0 where they can't be kept."""
     read_seconds: float
@@ -107,22 +113,25 @@ class Planner:
         piece, backbone = self.pieces, self.backbone
         device = device or backbone.device
         views = batch * piece.views
-        rows = piece.rows * (views if piece.conditional else 1)
+        texts = views if piece.conditional else 1
         holes = HEAP_HOLES if device.type == "cpu" else 1
         image = int(holes * views * piece.image_kept) or backbone.image_bytes(views, device)
-        passes, bound = backbone.text_passes(rows, self.learner.prompts.class_specific, self.learner.classes, device)
+        passes, bound = backbone.text_passes(
+            texts * piece.rows, self.learner.prompts.class_specific, self.learner.classes, device
+        )
         # A pass works on one block at a time beside what it keeps.
         text = (
-            int(holes * rows * piece.text_kept * (1 + 1 / backbone.text_depth)) if passes == 1 or not bound else bound
+            int(holes * texts * piece.text_kept * (1 + 1 / backbone.text_depth)) if passes == 1 or not bound else bound
         )
+        text += piece.contexts_kept
         together = image + text if piece.image_kept else max(image, text)
         held = piece.process if device.type == "cpu" else piece.weights
         peak = held + OVERHEAD + piece.learned + batch * piece.pixels + together
-        towers, texts = views * piece.image_seconds, rows * piece.text_seconds
+        towers, saying = views * piece.image_seconds, texts * piece.text_seconds + piece.contexts_seconds
         reading = batch * piece.read_seconds / max(1, self.workers)
         # Without processes that prepare pictures, the towers wait.
-        step = max(towers + texts, reading) if self.workers else towers + texts + reading
-        cached = texts if piece.stored else None
+        step = max(towers + saying, reading) if self.workers else towers + saying + reading
+        cached = saying if piece.stored else None
         steps = max(1, trained_on(self.pictures, batch) // batch)
         return Needs(batch, image, text, passes, peak, step, cached, steps * step, cached and steps * cached)
 
@@ -158,19 +167,30 @@ class Planner:
         def see() -> Tensor:
             return few.encode_image(pixels).pooled
 
-        def say() -> Tensor:
-            return few.prompts.encode(features, few.classes)
+        def say(images: int) -> Callable[[], Tensor]:
+            features = seen.rows(torch.arange(images, device=backbone.device))
+            return lambda: few.prompts.encode(features, few.classes)
 
-        features = few.encode_image(pixels[:1])
-        say()  # constants are computed once
-        text, text_kept = kept(say, constants)
+        with torch.no_grad():
+            seen = few.encode_image(pixels)
+        one, all_ = say(1), say(FEW_IMAGES)
+        one()  # constants are computed once
+        text, text_kept = kept(one, constants)
+        text_seconds, contexts_kept, contexts_seconds = seconds(one), 0, 0.0
+        if few.prompts.conditional:
+            (_, more_kept), more_seconds = kept(all_, constants), seconds(all_)
+            further = FEW_IMAGES - 1
+            each_kept, each_seconds = (more_kept - text_kept) // further, (more_seconds - text_seconds) / further
+            contexts_kept, contexts_seconds = text_kept - each_kept, max(0.0, text_seconds - each_seconds)
+            text_kept, text_seconds = each_kept, each_seconds
         _, image_kept = kept(lambda: few.encode_image(pixels[:1]).pooled, constants)
         spec = few.required_features()
-        stored = split_parts(spec, features).values() if spec and is_cacheable(spec) else ()
+        stored = split_parts(spec, seen).values() if spec and is_cacheable(spec) else ()
+        states = OPTIMIZER_STATES.get(self.config.train.optimizer, 2)
         return Pieces(
             sum(map(size, (*backbone.parameters(), *backbone.buffers()))),
             psutil.Process().memory_info().rss,
-            4 * sum(map(size, learner.parameters())),
+            (1 + states) * sum(map(size, learner.parameters())),
             len(self.views.names),
             len(self.views.names) * size(pixels[0]),
             image_kept,
@@ -178,8 +198,10 @@ class Planner:
             text.shape[2],
             learner.prompts.conditional,
             int(text_kept * scale),
-            seconds(say) * scale,
-            sum(map(size, stored)),
+            text_seconds * scale,
+            contexts_kept,
+            contexts_seconds,
+            sum(map(size, stored)) // FEW_IMAGES,
             self._reading(),
         )
 

@@ -48,7 +48,7 @@ def test_the_command_says_it_for_several_batches_and_for_a_gpu_that_is_not_here(
 def test_what_depends_on_the_picture_grows_with_the_batch() -> None:
     coop, cocoop = planner("coop"), planner("cocoop")
     assert coop.needs(8).text == coop.needs(1).text
-    assert cocoop.needs(8).text == 8 * cocoop.needs(1).text
+    assert cocoop.needs(16).text > 1.8 * cocoop.needs(8).text
     assert coop.needs(8).epoch < coop.needs(1).epoch  # a text pass a step
     tight = planner("cocoop", backbone__memory_gb=0.001)
     assert tight.needs(8).passes > 1
