@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from promptkit.offered import LEARNERS
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks/run.py"
 Capture = pytest.CaptureFixture[str]
 IMAGE_TOWER = BENCHMARKS.with_name("image_tower.py")
@@ -48,6 +50,28 @@ def test_tuning_at_test_time() -> None:
     (row,) = map(json.loads, done.stdout.splitlines())
     assert row["views"] == 20
     assert float(row["logits_off"]) <= 1e-3
+
+
+def test_a_step_of_every_learner(tmp_path: Path) -> None:
+    sizes = [
+        "--backbone",
+        "tiny",
+        "--classes",
+        "3",
+        "--batch",
+        "2",
+        "--steps",
+        "1",
+        "--out",
+        str(tmp_path / "zoo.json"),
+    ]
+    zoo = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parents[1] / "plugins/zoo")}
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS.with_name("zoo.py"), *sizes], capture_output=True, text=True, env=zoo
+    )
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads((tmp_path / "zoo.json").read_text())["seconds"]
+    assert {*LEARNERS} - seconds.keys() == {"cupl", "tda", "tpt"}, "nothing is trained of these"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does")

@@ -4,6 +4,7 @@ import html
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ from promptkit import hooks
 from promptkit.cli import app
 from promptkit.cli.command import DefaultGroup
 from promptkit.config import resolve
+from promptkit.offered import LEARNERS
 from promptkit.registry import KINDS, installed
 from promptkit.settings import SLOTS, option_fields
 
@@ -32,7 +34,7 @@ Command = Callable[..., "Finished"]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-GENERATED = ("cli.md", "settings.md")
+GENERATED = ("cli.md", "settings.md", "learners.md")
 PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md")) if path.name not in GENERATED}
 
 
@@ -207,6 +209,21 @@ def test_the_page_of_settings_has_every_setting_with_its_range_and_flag() -> Non
             assert f"| `{slot}.{option.name}` |" in page
     assert "| `train.momentum` | float, at least 0, below 1 | `0.9` |  | momentum" in page
     assert "| `--backbone-dtype` |" in page
+
+
+def test_the_page_of_learners_has_every_one_with_what_it_trains() -> None:
+    """Counts are those of the papers: 3.55 million for MaPLe, 46 thousand for PromptSRC, 2,048 for KgCoOp's tokens."""
+    rows = re.findall(r"^\| `([\w-]+)` \|(.*)$", generator().learners(), re.MULTILINE)
+    found = dict(rows)
+    assert found.keys() == {*LEARNERS, "zeroshot"}
+    assert "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR | 2023 | trained" in found["maple"]
+    assert "| 3,555,072 | `prompts=maple` |" in found["maple"]
+    assert "| 46,080 |" in found["promptsrc"]
+    assert "| `prompts.ctx` | 2,048 |" in found["kgcoop"]
+    assert "| 51,200 (512 a class) |" in found["taskres"]
+    assert "| 2022 | episodic |" in found["tpt"]
+    measured = json.loads((ROOT / "benchmarks/zoo.json").read_text())["seconds"]
+    assert {name for name, row in rows if not row.endswith("|  |")} == measured.keys()
 
 
 def test_the_command_lines_page_has_every_command_and_option() -> None:
