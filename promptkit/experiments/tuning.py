@@ -5,6 +5,7 @@ OUT/trial-0007       the run of a trial
 OUT/best.toml        the best settings, as a run file
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ from promptkit.training.run import Run, training_data
 BEST, STUDY = "best.toml", "study.db"
 STARTUP = 5
 """Trials that are trained to their end before any is compared with them."""
+PATIENCE = 2
+"""Seconds after which a storage that couldn't be opened is tried once more."""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -109,16 +112,21 @@ class Tuner:
             pruner = optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=self.config.train.warmup_epochs + 1)
         name = self.tuning.study or self.tuning.recipe
         url = self.tuning.storage or f"sqlite:///{self.out / STUDY}"
-        try:
-            study = optuna.create_study(
-                study_name=name, storage=url, pruner=pruner, direction="maximize", load_if_exists=True
-            )
-        except Exception as error:  # whatever a driver raises
-            cause = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"the storage of the trials can't be opened: {cause}",
-                "--storage takes a URL of Optuna's, such as mysql://USER@HOST/NAME; its driver has to be installed",
-            ) from error
+        for again in (True, False):
+            try:
+                study = optuna.create_study(
+                    study_name=name, storage=url, pruner=pruner, direction="maximize", load_if_exists=True
+                )
+                break
+            except Exception as error:  # whatever a driver raises
+                if again:  # another process, begun at the same time, may be making the tables
+                    time.sleep(PATIENCE)
+                    continue
+                cause = str(error).partition("\n")[0]
+                raise ConfigError(
+                    f"the storage of the trials can't be opened: {cause}",
+                    "--storage takes a URL of Optuna's, such as mysql://USER@HOST/NAME; its driver has to be installed",
+                ) from error
         now: dict[str, Any] = {**flatten(self.config.to_tables()), "the pictures": self.dataset.fingerprint()[:16]}
         now |= {f"--vary {one.key}": str(one) for one in self.space}
         if different := state.differences(study.user_attrs.get("settings", now), now):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from rich.console import Console
 
@@ -79,6 +80,16 @@ def test_a_trial_that_was_stopped_goes_on(
             raise KeyboardInterrupt
         validate(self, result)
 
+    create, failed = optuna.create_study, []
+
+    def created(**words: Any) -> optuna.Study:
+        if not failed:  # another process makes the tables
+            failed.append(1)
+            raise RuntimeError("table exists")
+        return create(**words)
+
+    monkeypatch.setattr("promptkit.experiments.tuning.PATIENCE", 0)
+    monkeypatch.setattr(optuna, "create_study", created)
     monkeypatch.setattr(Validation, "on_epoch", counted)
     words = ["tune", "coop", "--data", images, *TINY, "--vary", "train.lr=0..1", "--trials", 2, "--out", "tuned"]
     done = command(*words)
