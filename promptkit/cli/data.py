@@ -28,16 +28,33 @@ def show(
     path: Annotated[Path, typer.Argument(help="A folder of pictures or a manifest; with --dataset, the data root.")],
     given: options.Given = options.NOTHING,
     check: Annotated[bool, typer.Option("--check", help="Open every picture.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Look at every picture, and write a page of them and of what looks odd.",
+            show_default=False,
+        ),
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Say what a folder is taken for: layout, domains, classes, splits, templates and what looks odd."""
+    from rich.console import Console
+
     from promptkit.cli.console import console, escape, progress
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.inspection import check_images, odd_names
     from promptkit.data.selection import open_dataset, split_policy
+    from promptkit.files import check_replaceable, replace_file
+    from promptkit.progress import reported
     from promptkit.registry import installed
 
     settings = parsed(DataSettings, {key.removeprefix("data."): value for key, value in given.items()})
+    if html:
+        from promptkit.report.making import needs_extra
+
+        needs_extra("jinja2")
+        check_replaceable(html, HTML_HINT)
     registry, out = installed(), console()
     warn_broken(registry)
     named = registry.dataset(settings.dataset) if settings.dataset else None
@@ -50,7 +67,8 @@ def show(
     )
     for template in named.templates if named else ():
         out.print(f"template: {escape(template)}", soft_wrap=True)
-    out.print(_counts(split_policy(settings.split).split(found, settings.split_seed)))
+    found = split_policy(settings.split).split(found, settings.split_seed)
+    out.print(_counts(found))
     for what, names in odd_names(found.classnames).items():
         more = f", and {len(names) - 5} more" if len(names) > 5 else ""
         out.print(f"[yellow]odd class names[/] ({what}): {escape(', '.join(names[:5]))}{more}", soft_wrap=True)
@@ -61,6 +79,16 @@ def show(
         out.print(f"unreadable pictures: {len(unreadable)} of {len(found.items)}")
         for image in unreadable:
             out.print(f"  {escape(str(image.path))}: {escape(image.reason)}", soft_wrap=True)
+    if html:
+        from promptkit.report.data_page import data_page, token_counts
+
+        with reported(Console(stderr=True), "looking at pictures", len(found.items)) as advance:
+            page = data_page(found, token_counts(found.classnames), advance)
+        replace_file(html, page.encode(), HTML_HINT)
+        out.print(f"page: {html} ({len(page) / 1e6:.1f} MB); open it in a browser", soft_wrap=True, markup=False)
+
+
+HTML_HINT = "choose another FILE for --html, or make room"
 
 
 def import_(

@@ -30,11 +30,11 @@ SIDE_BY_SIDE = 6
 """Runs of a bench."""
 
 
-def needs_extra() -> None:
-    """Raises ConfigError where the libraries that draw and write pages are not installed."""
-    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+def needs_extra(*libraries: str) -> None:
+    """Raises ConfigError where libraries are not installed: those that write pages and draw, if none is named."""
+    missing = [name for name in libraries or ("jinja2", "matplotlib") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"a report needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
+        raise ConfigError(f"a page needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
 
 
 def runs_subject(runs: Sequence[Path], settings: EvalSettings, flags: dict[str, Scalar], anew: bool) -> Subject:

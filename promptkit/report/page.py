@@ -28,20 +28,24 @@ class Subject:
     """Of a bench, as SVG."""
 
 
-def render(subject: Subject, parts: Sequence[RunPart]) -> str:
-    """The page. What a bench has, tables and figures, stands first."""
+def template(name: str) -> Any:
+    """Of Jinja2, by its file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("promptkit", "templates/report"),
         undefined=StrictUndefined,
         autoescape=True,
         trim_blocks=True,
-    )
+    ).get_template(name)
+
+
+def render(subject: Subject, parts: Sequence[RunPart]) -> str:
+    """The page. What a bench has, tables and figures, stands first."""
     several = subject.answers
     shares = {answers.run: by_domain(answers) for answers in several}
     shown = gallery(several) if several else []
-    return environment.get_template("report.html.jinja").render(
+    rendered: str = template("report.html.jinja").render(
         subject=subject,
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         parts=parts,
@@ -63,6 +67,7 @@ def render(subject: Subject, parts: Sequence[RunPart]) -> str:
         labels=sorted({one.label for one in shown}),
         versions=versions(),
     )
+    return rendered
 
 
 def _classes(several: Sequence[Answers]) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """Data sets by name, as a user meets them."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image, ImageFilter
 
 from promptkit import hookimpl
 from promptkit.data.catalog import NamedDataset
@@ -41,6 +43,43 @@ def test_every_image_is_opened_when_asked(promptkit: Command, eurosat: Path) -> 
     assert "template: a centered satellite photo of {}." in done.out
     assert "unreadable pictures: 1 of 30" in done.out
     assert "003.png" in done.out
+
+
+def test_a_page_shows_what_looks_odd(promptkit: Command, tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "test")):
+        write_images(tmp_path / "set" / split, ["circle", "star"], [], per_class=8, size=96, seed=number)
+    picture = Image.open(tmp_path / "set/train/star/003.png").convert("RGB")
+    picture.resize((80, 80)).save(tmp_path / "set/test/circle/copy.jpg", quality=80)
+    picture.filter(ImageFilter.GaussianBlur(6)).save(tmp_path / "set/train/circle/soft.png")
+    Image.new("RGB", (96, 96)).save(tmp_path / "set/train/circle/black.png")
+    picture.crop((0, 0, 96, 12)).save(tmp_path / "set/test/star/strip.png")
+    (tmp_path / "set/test/star/broken.png").write_bytes(b"no picture")
+    done = promptkit("data", "set", "--html", "page.html")
+    assert done.status == 0, done.err
+    assert re.search(r"page: page.html \(0\.\d MB\); open it in a browser", done.out)
+    page = (tmp_path / "page.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    figures = re.findall(r'<figure data-kind="(.+?)".+?</figure>', page, re.DOTALL)
+    assert figures.count("a few of each") == 36
+    shown = {
+        kind: re.findall(
+            r'title="(.+?)"', "".join(re.findall(rf'<figure data-kind="{kind}".+?</figure>', page, re.DOTALL))
+        )
+        for kind in ("near-duplicates", "of one colour", "blurred", "odd sizes")
+    }
+    assert shown == {
+        "near-duplicates": ["train/star/003.png (train)", "test/circle/copy.jpg (test)"],
+        "of one colour": ["train/circle/black.png (train)"],
+        "blurred": ["train/circle/soft.png (train)"],
+        "odd sizes": ["test/star/strip.png (test)"],
+    }
+    assert "<div>and circle</div>" in page  # of another class
+    assert "broken.png: not a picture in a known format" in page
+    assert re.search(
+        r'<td>circle</td><td class="number" data-value="1">1</td><td class="number" data-value="10">10', page
+    )
+    done = promptkit("data", "set", "--html", "gone/page.html")
+    assert (done.status, "gone/page.html can't be written" in done.err) == (2, True)
 
 
 def test_a_named_data_set_without_its_split_file(promptkit: Command, eurosat: Path) -> None:
