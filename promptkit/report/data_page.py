@@ -143,8 +143,8 @@ def data_page(dataset: Dataset, tokens: Sequence[int], on_picture: Callable[[int
             f"pixels correlate by {ALIKE} or more",
             "of one colour": f"grey levels deviate by less than {ONE_COLOUR:.0f} of 255: black, white, empty",
             "blurred": f"the variance of the Laplacian is less than {BLURRED:.0%} of the domain's median",
-            "odd sizes": f"the short side is over {LARGER:.0f} times the median, or under 1/{LARGER:.0f}, or the long side is over "
-            f"{LARGER:.0f} times the short one",
+            "odd sizes": f"the short side is over {LARGER:.0f} times the median, or under 1/{LARGER:.0f}, or the long side "
+            f"is over {LARGER:.0f} times the short one",
         },
         listed=LISTED,
         gallery=shown,
