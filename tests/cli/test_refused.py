@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.bench.conftest import MakeResult
-from tests.bench.conftest import result as result  # a fixture
 
 from promptkit.experiments.results import write_results
+from tests.experiments.conftest import MakeResult
+from tests.experiments.conftest import result as result  # a fixture
 
 Command = Callable[..., "Finished"]
 
