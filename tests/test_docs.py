@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -127,6 +128,19 @@ def test_figures_stand_where_they_come_from() -> None:
     figures = re.findall(r"\b\d\.\d\d+\b", " ".join(rows))
     assert len(figures) == 7
     assert [figure for figure in figures if f"| {figure} |" not in measured] == []
+
+
+def test_a_version_is_the_same_wherever_it_stands() -> None:
+    projects = [
+        tomllib.loads(path.read_text())["project"]
+        for path in (ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml"))
+    ]
+    (version,) = {project["version"] for project in projects}
+    assert version == re.findall(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    major, minor, _ = version.split(".")
+    for project in projects[1:]:
+        assert f"clip-promptkit>={major}.{minor},<{major}.{int(minor) + 1}" in project["dependencies"]
 
 
 def test_its_settings_exist() -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+import promptkit as package
 from promptkit.testing import registered, write_images
 
 Command = Callable[..., "Finished"]
@@ -23,7 +24,8 @@ def made(promptkit: Command, name: str, kind: str, patch: pytest.MonkeyPatch) ->
     folder, module = Path("mine", f"promptkit-{name}"), f"promptkit_{name.replace('-', '_')}"
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["promptkit"] == {name: module}
-    assert "clip-promptkit>=0.1,<0.2" in project["dependencies"]
+    major, minor = map(int, package.__version__.split(".")[:2])
+    assert f"clip-promptkit>={major}.{minor},<{major}.{minor + 1}" in project["dependencies"]
     assert (project["license"], project["license-files"]) == ("MIT", ["LICENSE"])
     assert (folder / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) 2")
     plugin = imported(module, folder / f"{module}.py", patch)
