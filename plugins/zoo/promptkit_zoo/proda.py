@@ -1,7 +1,7 @@
 """ProDA: a Gaussian of classifiers, which a collection of prompts spans, and whose bound of the expected loss is minimised.
 
-Lu et al., Prompt Distribution Learning, CVPR 2022. From the paper, equations 5 to 9; the authors' repository
-(bbbdylan/proda) holds no code.
+Lu et al., Prompt Distribution Learning, CVPR 2022. Written after the paper's description and compared with no code: the
+authors' repository (bbbdylan/proda) holds none.
 """
 
 from collections.abc import Callable, Mapping
