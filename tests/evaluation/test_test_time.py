@@ -17,6 +17,7 @@ from promptkit.data.images import open_image
 from promptkit.data.layouts import Dataset, read_dataset
 from promptkit.data.loading import views_to_test
 from promptkit.evaluation.evaluate import Evaluation, evaluate
+from promptkit.experiments.results import read_results
 from promptkit.learner import Learner, Recipe
 from promptkit.settings import LoaderSettings
 from promptkit.tensors import Batch
@@ -215,3 +216,24 @@ def test_eval_sets_what_happens_at_test_time(plugin: Any, train: Command, prompt
     assert "prompts.n_ctx belongs to what was trained" in done.err
     shown = promptkit("show", "episodic").out
     assert "test_views.more" in shown
+
+
+def test_a_bench_of_learners_that_adapt_finds_what_each_finds_alone(
+    plugin: Any, promptkit: Command, images: Path
+) -> None:
+    tiny = ("--backbone", "tiny", "--weights", "none", "--workers", 0, "--device", "cpu")
+    words = ("few-shot", "--data", images, *tiny, "--epochs", 1, "--shots", 2, "--seeds", "1,2")
+    words = ("bench", *words, "--learners", ",".join(("coop", *NAMES)))
+    done = promptkit(*words)
+    assert done.status == 0, done.err
+    together = {result.key: result.scores for result in read_results([Path("results")])}
+    assert len(together) == 2 * 2 * 4
+    for k in range(2):
+        assert promptkit(*words, "--out", "shards", "--shard", f"{k}/2").status == 0
+    assert together == {result.key: result.scores for result in read_results([Path("shards")])}
+    for result in read_results([Path("results")]):
+        if result.seed == 1 and result.domain == "photo":
+            assert promptkit("eval", result.run, "--workers", 0, "--json", "alone.json").status == 0
+            (alone,) = json.loads(Path("alone.json").read_text())["runs"].values()
+            expected = alone["photo"]["accuracy"], alone["photo"]["ece"]
+            assert (result.scores["accuracy"], result.scores["ece"]) == expected
