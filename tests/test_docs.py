@@ -78,7 +78,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
         pages[str(path.relative_to(ROOT))] = path.read_text()
     for page, content in pages.items():
         consoles = re.findall(r"^```console\n(.*?)^```", content, re.DOTALL | re.MULTILINE)
-        for line in re.findall(r"^\$ (.*)$", "\n".join(consoles), re.MULTILINE):
+        for line in re.findall(r"^\$ (.*)$", "\n".join(consoles).replace("\\\n", ""), re.MULTILINE):
             for part in re.split(r" && ", line):
                 words = shlex.split(part, comments=True)
                 if "promptkit" in words and "pip" not in words:
