@@ -110,7 +110,7 @@ def encode_packed(tower: TextTower, rows: Rows, layout: Layout, keep: Keep = "al
             k, v = (t.transpose(1, 2) for t in keys)
             readers = _finish(tower, block, readers, attend(q, k, v, layout.rest, prefix, "last"), edits)
     pooled = rest if readers is None else readers
-    pooled = torch.unflatten(pooled.expand(len(rows), -1, -1), 1, (len(layout.rest.restore), -1))
+    pooled = torch.unflatten(pooled.expand(rows.count, -1, -1), 1, (len(layout.rest.restore), -1))
     return tower.project(pooled.index_select(1, layout.rest.restore))
 
 

@@ -5,6 +5,7 @@ It is what the packed way is tested against, and what towers take that can't be 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -37,8 +38,11 @@ class Rows:
         rows = context.transpose(1, 2).flatten(0, 1)
         return Rows(rows, prompts.deep, prompts.first, late, prompts.read_only, prompts.edits)
 
-    def __len__(self) -> int:
-        return max(len(self.context), 1 if self.read_only is None else len(self.read_only))
+    @property
+    def count(self) -> Any:
+        """R; a symbol in an export, where `len` would make it a constant."""
+        count = self.context.shape[0]
+        return count if self.read_only is None else max(count, self.read_only.shape[0])
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -79,7 +83,7 @@ def encode_rows(tower: TextTower, rows: Rows, classes: ClassTokens) -> Float[Ten
 
     Matches `CLIP.encode_text` and `TextTransformer.forward` of open_clip, with contexts in place of embeddings.
     """
-    count, n_classes = len(rows), len(classes.names)
+    count, n_classes = rows.count, len(classes.names)
     words, _ = mark_slots(classes)
     at = classes.context_positions[None, :, :, None].expand(count, -1, -1, tower.width)
 
@@ -116,7 +120,7 @@ def _run(
     put: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, "R C Lplus W"], Float[Tensor, "N K W"] | None]:
     """Some of the blocks, over the texts and over what reads them; `put` fills the places of context tokens."""
-    count, n_classes, length = len(rows), len(words), x.shape[-2]
+    count, n_classes, length = rows.count, len(words), x.shape[-2]
     x = x.expand(count, n_classes, length, -1)
     mask = tower.mask(words.repeat(count, 1), length, x.dtype)
     row = _row(mask, tower.read_at(words).repeat(count), tower.blocks[0].attn.num_heads)

@@ -83,7 +83,7 @@ class PromptEncoder:
         rows, n_classes = Rows.of(self.tower, prompts, classes), len(classes.names)
         if not n_classes:
             each = 1 if rows.read_only is None else rows.read_only.shape[2]
-            return _split(rows.context.new_empty(len(rows), 0, each, self.tower.joint_width), prompts)
+            return _split(rows.context.new_empty(rows.count, 0, each, self.tower.joint_width), prompts)
         gradients = torch.is_grad_enabled() and (rows.learned or not self.tower.frozen)
         passes, self._last_pass, self._last_bytes = self.plan(rows, classes, gradients, rows.context.device)
         encode = self._encode_afresh if len(passes) > 1 and rows.context.device.type == "cpu" else self._encode
@@ -140,8 +140,8 @@ class PromptEncoder:
         n_classes = len(classes.names)
         cost = self._cost(rows, classes, device)
         budget = self.memory_bytes or default_budget(device)
-        row_step, class_step = pass_sizes(len(rows), n_classes, cost, budget, gradients, device.type == "cpu")
-        passes = [(r, c) for r in spans(len(rows), row_step) for c in spans(n_classes, class_step)]
+        row_step, class_step = pass_sizes(rows.count, n_classes, cost, budget, gradients, device.type == "cpu")
+        passes = [(r, c) for r in spans(rows.count, row_step) for c in spans(n_classes, class_step)]
         share = row_step * class_step / n_classes
         keeps: list[Keep] = ["all"] * len(passes)
         if gradients and self.checkpoint == "on":

@@ -207,7 +207,7 @@ def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyP
     encode = backbone.encoder._encode
 
     def count(rows: Any, classes: Any, some: range, keep: Any) -> Any:
-        passes.append((len(rows), len(some)))
+        passes.append((rows.count, len(some)))
         return encode(rows, classes, some, keep)
 
     monkeypatch.setattr(backbone.encoder, "_encode", count)
@@ -233,7 +233,7 @@ def test_what_is_left_over_comes_first(position: Position, monkeypatch: pytest.M
     monkeypatch.setattr("promptkit.backbones.prompt_encoder.pass_sizes", lambda *_: (2, 2))
     passes: list[tuple[int, int]] = []
     encode = backbone.encoder._encode
-    monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append((len(a[0]), len(a[2]))) or encode(*a))
+    monkeypatch.setattr(backbone.encoder, "_encode", lambda *a: passes.append((a[0].count, len(a[2]))) or encode(*a))
     assert_same(both(backbone, torch.randn(5, 1, 1, 2, 32), None, classes))
     assert passes[:6] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 1), (2, 2)]
     assert len(passes) == 12

@@ -369,13 +369,13 @@ def test_one_shard_has_tables_while_no_seed_is_complete(bench: Command, promptki
 
 
 def test_an_example_learner_takes_part(bench: Command, tmp_path: Path) -> None:
-    with registered(import_module("promptkit_kgcoop"), "promptkit-kgcoop"):
-        done = bench("base-to-new", "--learners", "kgcoop,zeroshot", "--source", "photo")
+    with registered(import_module("promptkit_lasp"), "promptkit-lasp"):
+        done = bench("base-to-new", "--learners", "lasp,zeroshot", "--source", "photo")
     assert done.status == 0, done.err
     results = read_results([tmp_path])
     assert {(result.learner, result.domain, result.classes) for result in results} == {
         (learner, domain, classes)
-        for learner in ("kgcoop", "zeroshot")
+        for learner in ("lasp", "zeroshot")
         for domain in ("cartoon", "photo")
         for classes in ("base", "new")
     }

@@ -59,7 +59,7 @@ def message(process: subprocess.Popen[str]) -> str:
     assert process.returncode == 2, (process.returncode, out, err)
     assert "Traceback" not in out + err
     errors = err[err.index("error:") :]
-    assert errors.count("\n") <= 2
+    assert errors.count("\n") <= 3
     return errors
 
 
