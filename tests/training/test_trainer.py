@@ -94,10 +94,10 @@ def out_of_memory(running: Trainer, monkeypatch: pytest.MonkeyPatch, until: int 
     encoder = running.learner.scene.backbone.encoder
     encode = encoder._encode
 
-    def encode_some(context, *rest):  # type: ignore[no-untyped-def]
-        if until is None or len(context) > until:
+    def encode_some(rows, *rest):  # type: ignore[no-untyped-def]
+        if until is None or rows.count > until:
             raise torch.OutOfMemoryError("tried to allocate 20 GiB")
-        return encode(context, *rest)
+        return encode(rows, *rest)
 
     monkeypatch.setattr(encoder, "_encode", encode_some)
 
