@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from promptkit.backbones.passes import default_budget
+from promptkit.backbones.text_tower import check_context
 from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens, TextPrompts
 
@@ -127,7 +128,6 @@ class HFPromptEncoder:
 
     def _check(self, prompts: TextPrompts, classes: ClassTokens) -> Float[Tensor, "#B #C K M W"]:
         """The contexts, none for classes without open places."""
-        n_classes, n_slots = classes.context_positions.shape
         if prompts.deep is not None or prompts.read_only is not None or prompts.edits:
             raise BackboneError(
                 "a text tower of Hugging Face takes contexts at its input, and no deep prompts, read-only prompts or edits",
@@ -136,11 +136,5 @@ class HFPromptEncoder:
         context = prompts.context
         if context is None:
             context = self.tower.words.new_empty(1, 1, 1, 0, self.tower.width)
-        _, contexts, _, n_ctx, width = context.shape
-        if width != self.tower.width and n_ctx:
-            raise BackboneError(f"context vectors are {width} wide; this text tower takes {self.tower.width}")
-        if n_ctx != n_slots:
-            raise BackboneError(f"{n_ctx} context tokens for classes with {n_slots} open places")
-        if contexts not in (1, n_classes):
-            raise BackboneError(f"contexts of {contexts} classes for {n_classes} classes")
+        check_context(context, classes, self.tower.width)
         return context

@@ -23,7 +23,7 @@ from promptkit.backbones.frozen_block import is_frozen
 from promptkit.backbones.packed import Layout, encode_packed
 from promptkit.backbones.passes import Cost, Keep, default_budget, pass_sizes, spans, what_to_keep
 from promptkit.backbones.plain_text import Rows, encode_rows
-from promptkit.backbones.text_tower import TextTower
+from promptkit.backbones.text_tower import TextTower, check_context
 from promptkit.errors import BackboneError
 from promptkit.tensors import ClassTokens, TextPrompts
 
@@ -196,13 +196,8 @@ def _check(tower: TextTower, prompts: TextPrompts, classes: ClassTokens) -> None
     """Raises BackboneError when prompts don't fit the classes or the tower."""
     (n_classes, n_slots), expected, depth = classes.context_positions.shape, tower.width, len(tower.blocks)
     if prompts.context is not None:
-        _, contexts, n_prompts, n_ctx, width = prompts.context.shape
-        if width != expected and n_ctx:
-            raise BackboneError(f"context vectors are {width} wide; this text tower takes {expected}")
-        if n_ctx != n_slots:
-            raise BackboneError(f"{n_ctx} context tokens for classes with {n_slots} open places")
-        if contexts not in (1, n_classes):
-            raise BackboneError(f"contexts of {contexts} classes for {n_classes} classes")
+        check_context(prompts.context, classes, expected)
+        n_prompts = prompts.context.shape[2]
         if prompts.read_only is not None and n_prompts > 1:
             raise BackboneError(f"read-only prompts behind {n_prompts} contexts of a class; they take one")
     elif n_slots and prompts.deep is None:

@@ -130,6 +130,18 @@ class TextTower:
         return F.normalize(features, dim=-1)
 
 
+def check_context(context: Float[Tensor, "#B #C K M W"], classes: ClassTokens, width: int) -> None:
+    """Raises BackboneError when contexts don't fit the classes, or a text tower of this width."""
+    _, contexts, _, n_ctx, given = context.shape
+    n_classes, n_slots = classes.context_positions.shape
+    if given != width and n_ctx:
+        raise BackboneError(f"context vectors are {given} wide; this text tower takes {width}")
+    if n_ctx != n_slots:
+        raise BackboneError(f"{n_ctx} context tokens for classes with {n_slots} open places")
+    if contexts not in (1, n_classes):
+        raise BackboneError(f"contexts of {contexts} classes for {n_classes} classes")
+
+
 def mark_slots(classes: ClassTokens) -> tuple[Int[Tensor, "C L"], Int[Tensor, "C L"]]:
     """The ids with -1 at the slots, and the number of the context token at each position with -1 elsewhere."""
     words = classes.ids.scatter(1, classes.context_positions, -1)
