@@ -38,7 +38,7 @@ def results(*folders: str | Path) -> pandas.DataFrame:
     Raises:
         DataError: Where there are none.
     """
-    return results_frame(read_results([Path(folder) for folder in folders or ("results",)]))
+    return results_frame(read_results(_paths(folders)))
 
 
 def figure(kind: str, *folders: str | Path, metric: str = "accuracy", against: str = "") -> Any:
@@ -64,8 +64,7 @@ def figure(kind: str, *folders: str | Path, metric: str = "accuracy", against: s
         ConfigError: Without matplotlib.
     """
     needs_extra()
-    paths = [Path(folder) for folder in folders or ("results",)]
-    return draw_first(kind, paths, installed().get("metric", metric), against)[0]
+    return draw_first(kind, _paths(folders), installed().get("metric", metric), against)[0]
 
 
 def samples(*runs: str | Path) -> pandas.DataFrame:
@@ -156,5 +155,8 @@ def compare(
 
 
 def _summaries(folders: Sequence[str | Path], metric: str, protocol: str) -> list[Summary]:
-    found = read_results([Path(folder) for folder in folders or ("results",)], protocol)
-    return summaries(found, installed().get("metric", metric))
+    return summaries(read_results(_paths(folders), protocol), installed().get("metric", metric))
+
+
+def _paths(folders: Sequence[str | Path]) -> list[Path]:
+    return [Path(folder) for folder in folders or ("results",)]

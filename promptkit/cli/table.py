@@ -45,8 +45,11 @@ def table(
     csv holds the statistics alone; with --compare, the comparison alone. With --check the exit status is 1 where the rows
     of a table were made with different versions of a package, weights of a backbone or pictures.
     """
+    from promptkit.errors import UnknownNameError
     from promptkit.experiments.results import read_results
 
+    if format_ not in ("rich", *FORMATS):
+        raise UnknownNameError("format", format_, ("rich", *FORMATS))
     found = read_results(results, protocol or "")
     if check:
         print_check(found, format_)
@@ -92,12 +95,8 @@ def print_tables(
 
 
 def _print(tables: "Sequence[Table]", format_: str) -> None:
-    """Raises UnknownNameError for a format that there is none of."""
     from promptkit.cli.console import console
-    from promptkit.errors import UnknownNameError
 
-    if format_ not in ("rich", *FORMATS):
-        raise UnknownNameError("format", format_, ("rich", *FORMATS))
     if format_ != "rich":
         typer.echo(FORMATS[format_](tables), nl=False)
         return

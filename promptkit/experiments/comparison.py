@@ -52,11 +52,9 @@ def compared(summaries: Sequence[Summary], learners: Sequence[str]) -> list[Comp
             for learner in learners
             if f"{name} ".startswith(f"{learner} ")
         )
+        over = {figure: summary.over_domains(figure) for figure in dict.fromkeys(row.figure for row in summary.series)}
         for rest in rests:
             same = [learner + rest for learner in learners if learner + rest in summary.results]
-            over = {
-                figure: summary.over_domains(figure) for figure in dict.fromkeys(row.figure for row in summary.series)
-            }
             figures = {figure: values.reindex(columns=same) for figure, values in over.items() if len(values)}
             found.append(_compare(summary, figures))
     if not (found := [one for one in found if len(one.pairs)]):

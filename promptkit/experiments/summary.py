@@ -96,13 +96,14 @@ def summarize(results: Sequence[Result], metric: Metric = accuracy) -> Summary:
             for learner, own in learners.items()
             for one in own
         }
-    ).rename_axis(["dataset", "domain", "figure", "learner", "seed"])
+    )
+    measured = measured.rename_axis(["dataset", "domain", "figure", "learner", "seed"]).sort_index()
     order = {titles[one.data]: _order(one) for one in results}
     sources = {titles[one.data] for one in results if one.dataset == source}
     parts: dict[tuple[str, str], pandas.Series] = {}
     whole: dict[str, str] = {}
     for dataset in sorted(order, key=lambda title: order[title]):
-        domains = measured.sort_index().loc[dataset].unstack("domain")
+        domains = measured.loc[dataset].unstack("domain")
         parts |= {(dataset, domain): domains[domain] for domain in domains}
         if several := len(domains.columns) > 1:
             worst = domains.min if metric.higher_is_better else domains.max

@@ -35,8 +35,9 @@ def all_statistics(summary: Summary) -> Table:
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
     for row, found in summary.statistics.items():
+        leaders = summary.best(row)
         for one in found.itertuples():
-            if one.Index in summary.best(row):
+            if one.Index in leaders:
                 best.add((len(rows), 4))
             known = published_figure(summary, row, one.Index)
             beside = ("", "") if known is None else (f"{known:.2f}", f"{one.mean - known:+.2f}")
