@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
@@ -14,6 +13,7 @@ from promptkit.errors import ConfigError, OutputError, TrainingError, UnknownNam
 from promptkit.experiments.jobs import take_share
 from promptkit.experiments.order import Order
 from promptkit.experiments.runner import Runner
+from promptkit.extras import needs
 from promptkit.files import toml_of
 from promptkit.registry import installed
 
@@ -56,8 +56,7 @@ def check_place(on: str) -> None:
     """Raises UnknownNameError for one that there is none of, ConfigError where submitit is not installed."""
     if on not in WHERE:
         raise UnknownNameError("place for jobs", on, WHERE)
-    if find_spec("submitit") is None:
-        raise ConfigError(f"--on {on} needs submitit", "pip install submitit")
+    needs(f"--on {on}", "submitit")
 
 
 def submit(order: Order, runner: Runner, on: str, jobs: int | None, parameters: Mapping[str, Any]) -> Sequence[Any]:

@@ -7,13 +7,13 @@ train.lr=1e-4..1e-2:log      one whose logarithm is drawn evenly
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import product
 from typing import TYPE_CHECKING
 
 from promptkit.config import COMPONENT_SLOTS, RunConfig
 from promptkit.errors import ConfigError
 from promptkit.experiments.variants import varied_values
+from promptkit.extras import needs
 from promptkit.settings import SLOTS, Scalar, flatten, option_fields
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ Settings = Callable[[Mapping[str, Scalar]], RunConfig]
 
 def needs_optuna() -> None:
     """Raises ConfigError where it is not installed."""
-    if find_spec("optuna") is None:
-        raise ConfigError("tuning needs optuna", "pip install optuna")
+    needs("tuning", "optuna")
 
 
 def read_space(vary: Sequence[str], settings: Settings) -> Space:

@@ -2,19 +2,19 @@
 
 import contextlib
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
 from promptkit.data.images import warn_unreadable
-from promptkit.errors import CheckpointError, ConfigError, DataError
+from promptkit.errors import CheckpointError, DataError
 from promptkit.evaluation.evaluate import evaluate
 from promptkit.evaluation.runs import keep_answers, names_of, open_runs
 from promptkit.experiments.formats import html_
 from promptkit.experiments.results import read_results
 from promptkit.experiments.summary import Summary, summaries
 from promptkit.experiments.tables import all_statistics, side_by_side
+from promptkit.extras import needs
 from promptkit.progress import reported
 from promptkit.registry import installed
 from promptkit.report.answers import read_answers
@@ -32,9 +32,7 @@ SIDE_BY_SIDE = 6
 
 def needs_extra(*libraries: str) -> None:
     """Raises ConfigError where libraries are not installed: those that write pages and draw, if none is named."""
-    missing = [name for name in libraries or ("jinja2", "matplotlib") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"a page needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
+    needs("a page", *(libraries or ("jinja2", "matplotlib")))
 
 
 def runs_subject(runs: Sequence[Path], settings: EvalSettings, flags: dict[str, Scalar], anew: bool) -> Subject:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from promptkit.experiments.results import RESULTS, Result, read_results, results_of, write_results
 from promptkit.runs.tensorfile import pack, read_text
 from promptkit.testing import registered, write_images
+from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
 
@@ -34,10 +35,6 @@ def bench(promptkit: Command, images: Path) -> Command:
         return promptkit("bench", protocol, *data, *TINY, *quick, "--out", "results", *words)
 
     return run
-
-
-def figures(folder: Path) -> dict[tuple[object, ...], object]:
-    return {result.key: result.scores for result in read_results([folder])}
 
 
 def written(folder: Path) -> dict[Path, int]:

@@ -12,7 +12,7 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 
 from promptkit.experiments import cluster
-from promptkit.experiments.results import read_results
+from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
 
@@ -25,10 +25,6 @@ QUICK = (
 @pytest.fixture
 def bench(promptkit: Command, images: Path) -> Command:
     return lambda *words: promptkit("bench", "few-shot", "--data", images, *QUICK, *words)
-
-
-def figures(folder: Path) -> dict[tuple[object, ...], object]:
-    return {result.key: result.scores for result in read_results([folder])}
 
 
 def until(true: Callable[[], object]) -> None:

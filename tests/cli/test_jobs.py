@@ -17,7 +17,7 @@ import torch
 
 from promptkit.errors import PromptkitError, UnknownNameError
 from promptkit.experiments import jobs
-from promptkit.experiments.results import read_results
+from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
 
@@ -26,10 +26,6 @@ QUICK = (
     *("--learners", "coop,gopro,bad=coop[train.lr=1e30,train.warmup_epochs=0]"),
     *("--seeds", "1,2", "--shots", "9", "--epochs", "6", "--source", "photo", "--set", "train.save_minutes=0"),
 )
-
-
-def figures(folder: Path) -> dict[tuple[object, ...], object]:
-    return {result.key: result.scores for result in read_results([folder])}
 
 
 def finished(folder: Path) -> dict[Path, int]:

@@ -1,12 +1,17 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from promptkit.experiments.results import Result
+from promptkit.experiments.results import Result, read_results
 from promptkit.metrics import Scores
 
 MakeResult = Callable[..., Result]
+
+
+def figures(folder: Path) -> dict[tuple[object, ...], object]:
+    return {result.key: result.scores for result in read_results([folder])}
 
 
 @pytest.fixture

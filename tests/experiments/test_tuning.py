@@ -158,6 +158,6 @@ def test_without_a_val_split_or_optuna_the_next_step_is_named(
     done = command(*words, "--data", "split")
     assert (done.status, "the data has no val split" in done.err) == (2, True)
     assert "--split draw" in done.err
-    monkeypatch.setattr("promptkit.experiments.space.find_spec", lambda name: None)
+    monkeypatch.setattr("promptkit.extras.find_spec", lambda name: None)
     done = command(*words, "--data", images)
     assert (done.status, "pip install optuna" in done.err) == (2, True)

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from promptkit.data.imports.origin import Content, Example, Origin, Wanted, chosen_column, chosen_splits, needs
+from promptkit.data.imports.origin import Content, Example, Origin, Wanted, chosen_column, chosen_splits
 from promptkit.errors import DataError
+from promptkit.extras import needs
 
 LABELS = ("label", "labels", "class", "class_name", "category", "target")
 """Columns that are a label where none has the names of classes."""
@@ -19,7 +20,7 @@ class HuggingFace(Origin):
     def __init__(self, name: str, wanted: Wanted) -> None:
         """Raises DataError for what can't be read, or has no column that is the image or the label."""
         source = f"hf:{name}"
-        needs("datasets", "datasets", source)
+        needs(source, "datasets")
         import datasets
 
         if not sys.stderr.isatty():

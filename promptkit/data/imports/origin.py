@@ -3,13 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
 
 from promptkit.data.manifests import SPLITS
-from promptkit.errors import ConfigError, DataError, UnknownNameError
+from promptkit.errors import DataError, UnknownNameError
 
 Content = bytes | Path | Image.Image
 """A picture as its origin has it: what a file holds, a file, or an opened picture, which is written as PNG."""
@@ -58,12 +57,6 @@ class Origin(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Example]:
         """Always in the same order."""
-
-
-def needs(module: str, package: str, source: str) -> None:
-    """Raises ConfigError where a library is not installed."""
-    if find_spec(module) is None:
-        raise ConfigError(f"{source} needs {package}", f"pip install {package}")
 
 
 def chosen_splits(source: str, there: Iterable[str], wanted: Sequence[str]) -> list[str]:

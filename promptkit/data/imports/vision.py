@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from promptkit.data.imports.origin import Content, Example, Origin, Wanted, chosen_splits, needs
+from promptkit.data.imports.origin import Content, Example, Origin, Wanted, chosen_splits
 from promptkit.errors import DataError, UnknownNameError
+from promptkit.extras import needs
 from promptkit.files import cache_folder
 
 log = logging.getLogger("promptkit")
@@ -25,7 +26,7 @@ class Torchvision(Origin):
     def __init__(self, name: str, wanted: Wanted) -> None:
         """Raises UnknownNameError for a data set that torchvision doesn't have, DataError for what can't be read."""
         self.source = f"torchvision:{name}"
-        needs("torchvision", "torchvision", self.source)
+        needs(self.source, "torchvision")
         from torchvision import datasets
 
         known = {known.lower(): known for known in datasets.__all__}

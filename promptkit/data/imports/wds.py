@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from promptkit.data.formats import SUFFIXES
-from promptkit.data.imports.origin import Content, Example, Origin, Wanted, chosen_splits, needs
+from promptkit.data.imports.origin import Content, Example, Origin, Wanted, chosen_splits
 from promptkit.data.manifests import SPLITS
 from promptkit.errors import DataError
+from promptkit.extras import needs
 from promptkit.files import plain_json, text_of
 
 NAMES = "classnames.txt"
@@ -27,7 +28,7 @@ class WebDataset(Origin):
         Raises DataError where there are no shards, or one can't be read.
         """
         self.source = f"wds:{pattern}"
-        needs("webdataset", "webdataset", self.source)
+        needs(self.source, "webdataset")
         shards = _shards(self.source, pattern)
         folders = {shard.parent.name.lower() for shard in shards}
         by_split: dict[str, list[Path]] = {}
