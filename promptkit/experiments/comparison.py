@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from promptkit.errors import DataError, UnknownNameError
 from promptkit.experiments.statistics import FEWEST_DATASETS, friedman, statistics, wilcoxon
-from promptkit.experiments.summary import Summary
+from promptkit.experiments.summary import Summary, limits
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Comparison:
 
     summary: Summary
     pairs: DataFrame
-    """A row for each figure and two learners: figure, learner, less; mean, sd, n, half_width of the differences, paired by
-    data set and seed; wins, ties, losses; over enough data sets wilcoxon and holm, the p-values of Wilcoxon's test."""
+    """A row for each figure and two learners: figure, learner, less; the `statistics` of the differences, paired by data
+    set and seed; wins, ties, losses; over enough data sets wilcoxon and holm, the p-values of Wilcoxon's test."""
     ranks: DataFrame
     """By figure, where it has three learners or more on enough data sets: datasets, chi2, p, f, p_of_f (Friedman), and for
     each learner its mean rank."""
@@ -68,6 +68,7 @@ def _compare(summary: Summary, figures: Mapping[str, DataFrame]) -> Comparison:
     ranks: dict[str, dict[str, float]] = {}
     most = 0
     sign = 1 if summary.metric.higher_is_better else -1
+    low, high = limits(summary.metric)
     for figure, values in figures.items():
         # The mean of the seeds that all learners have, of each data set that they all have.
         blocks = values.dropna().groupby("dataset").mean().round(9)
@@ -84,7 +85,7 @@ def _compare(summary: Summary, figures: Mapping[str, DataFrame]) -> Comparison:
                         "figure": figure,
                         "learner": first,
                         "less": second,
-                        **statistics(difference).iloc[0],
+                        **statistics(difference, within=(low - high, high - low)).iloc[0],
                         "wins": (better > 0).sum(),
                         "ties": (better == 0).sum(),
                         "losses": (better < 0).sum(),

@@ -34,8 +34,8 @@ def statistics_frame(summaries: Sequence[Summary]) -> pandas.DataFrame:
             "learner": one.Index,
             "mean": one.mean,
             "sd": one.sd,
-            "low": one.mean - one.half_width,
-            "high": one.mean + one.half_width,
+            "low": one.low,
+            "high": one.high,
             "seeds": one.n,
             "published": published_figure(summary, row, one.Index),
         }
@@ -50,7 +50,6 @@ def comparison_frame(comparisons: Sequence[Comparison]) -> pandas.DataFrame:
     frames = []
     for one in comparisons:
         pairs = one.pairs.astype({"n": int}).rename(columns={"n": "pairs"}).assign(table=one.summary.title)
-        pairs = pairs.assign(low=pairs["mean"] - pairs["half_width"], high=pairs["mean"] + pairs["half_width"])
         tests = one.ranks.reindex(columns=["datasets", "chi2", "p", "f", "p_of_f"]).add_prefix("friedman.")
         ranks = one.ranks.reindex(columns=one.learners).stack().rename("rank")
         pairs = pairs.join(tests, on="figure").join(ranks, on=["figure", "learner"])

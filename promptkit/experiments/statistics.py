@@ -12,13 +12,15 @@ FEWEST_DATASETS = 6
 """That a test over data sets needs: Wilcoxon's finds no difference at 5 % between fewer, whatever they are."""
 
 
-def statistics(values: Any, by: Any = None) -> pandas.DataFrame:
+def statistics(values: Any, by: Any = None, within: tuple[float, float] = (-np.inf, np.inf)) -> pandas.DataFrame:
     """Mean, standard deviation and interval of a series, or of its groups by levels of the index.
+
+    `within` is what the values can be: the interval ends there.
 
     Returns:
         A row for each group, with columns: mean; sd, of the sample, the sum of squares divided by n - 1; n; half_width: the
-        95 % confidence interval of the mean is mean ± half_width, by Student's t with n - 1 degrees of freedom. What too few
-        values have is NaN: sd of one, half_width of fewer than `FEWEST`.
+        95 % confidence interval of the mean is mean ± half_width, by Student's t with n - 1 degrees of freedom; low and high,
+        its ends. What too few values have is NaN: sd of one, the interval of fewer than `FEWEST`.
     """
     from scipy.special import stdtrit
 
@@ -26,7 +28,9 @@ def statistics(values: Any, by: Any = None) -> pandas.DataFrame:
     groups = values.groupby(level=by, sort=False) if by else values.groupby(np.zeros(len(values)))
     found = groups.agg(mean="mean", sd="std", n="count")
     n = found["n"].where(found["n"] >= FEWEST)
-    return found.assign(half_width=stdtrit(n - 1, 0.975) * found["sd"] / n**0.5)
+    half = stdtrit(n - 1, 0.975) * found["sd"] / n**0.5
+    low, high = ((found["mean"] + sign * half).clip(*within) for sign in (-1, 1))
+    return found.assign(half_width=half, low=low, high=high)
 
 
 def friedman(blocks: pandas.DataFrame) -> dict[str, float]:

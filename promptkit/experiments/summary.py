@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -12,7 +13,7 @@ from promptkit.errors import DataError
 from promptkit.experiments.protocols import OTHERS, VARIANTS
 from promptkit.experiments.results import Result
 from promptkit.experiments.statistics import statistics
-from promptkit.metrics import Metric, accuracy
+from promptkit.metrics import STANDARD, Metric, accuracy
 
 AVERAGE = "average"
 """In the place of a data set: over all of them, but for the one that a transfer was trained on."""
@@ -117,22 +118,28 @@ def summarize(results: Sequence[Result], metric: Metric = accuracy) -> Summary:
         )
     series: dict[Row, pandas.Series] = {}
     found: dict[Row, pandas.DataFrame] = {}
+    within = limits(metric)
     for place, part in parts.items():
         figures = part.unstack("figure").reindex(list(learners), level="learner")
         series |= {Row(*place, figure): own for figure in figures if len(own := figures[figure].dropna())}
         halves = [Row(*place, "base"), Row(*place, "new")]
-        found |= {row: statistics(own, "learner") for row, own in series.items() if row[:2] == place}
+        found |= {row: statistics(own, "learner", within) for row, own in series.items() if row[:2] == place}
         if metric.higher_is_better and place[1] != WORST and series.keys() >= {*halves}:
             of_means = pandas.concat([found[half][["mean", "n"]] for half in halves], axis=1, join="inner")
             of_seeds = pandas.concat([series[half] for half in halves], axis=1, join="inner")
             if len(of_means):
                 both = {"mean": _harmonic(of_means["mean"]), "n": of_means["n"].min(axis=1)}
-                found[Row(*place, OF_MEANS)] = pandas.DataFrame(both, columns=["mean", "sd", "n", "half_width"])
+                found[Row(*place, OF_MEANS)] = pandas.DataFrame(both).reindex(columns=found[halves[0]].columns)
             if len(of_seeds):
                 row = Row(*place, OF_SEEDS)
                 series[row] = _harmonic(of_seeds)
-                found[row] = statistics(series[row], "learner")
+                found[row] = statistics(series[row], "learner", within)
     return Summary(", ".join([results[0].protocol, *described]), metric, learners, titles, series, found, whole)
+
+
+def limits(metric: Metric) -> tuple[float, float]:
+    """What a figure lies between, in per cent: our own are shares, a plugin's may be anything."""
+    return (0, 100) if metric.name in STANDARD else (-inf, inf)
 
 
 def _harmonic(values: pandas.DataFrame) -> pandas.Series:

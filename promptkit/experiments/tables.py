@@ -41,7 +41,7 @@ def all_statistics(summary: Summary) -> Table:
                 best.add((len(rows), 4))
             known = published_figure(summary, row, one.Index)
             beside = ("", "") if known is None else (f"{known:.2f}", f"{one.mean - known:+.2f}")
-            rows.append((*_about(row), one.Index, *_texts(one, (0, 100)), str(one.n), *beside))
+            rows.append((*_about(row), one.Index, *_texts(one), str(one.n), *beside))
     fewest = min((found["n"].min() for found in summary.statistics.values()), default=FEWEST)
     title = f"{summary.title}: statistics over seeds, %{_why_none(fewest)}"
     return Table(title, columns, tuple(rows), 4, frozenset(best))
@@ -63,7 +63,7 @@ def _pairs(found: Comparison) -> Table:
     about += f", paired by data set and seed, %{_why_none(found.pairs['n'].min(), 'pairs')}"
     rows = tuple(
         (
-            *(one.figure, one.learner, one.less, *_texts(one, (-100, 100), "+")),
+            *(one.figure, one.learner, one.less, *_texts(one, "+")),
             *(f"{count:.0f}" for count in (one.wins, one.ties, one.losses, one.n)),
             *(_short(chance) for chance in (one.wilcoxon, one.holm)),
         )
@@ -104,10 +104,9 @@ def _about(row: Row) -> tuple[str, str, str]:
     return row.dataset, row.domain if row.domain != "all" else "", row.figure
 
 
-def _texts(found: Any, bounds: tuple[float, float], sign: str = "") -> tuple[str, str, str, str]:
-    """Mean, standard deviation and both ends of the interval, which lie within what the figure can be."""
-    low, high = max(bounds[0], found.mean - found.half_width), min(bounds[1], found.mean + found.half_width)
-    ends = ("", "") if isna(found.half_width) else (f"{low:{sign}.2f}", f"{high:{sign}.2f}")
+def _texts(found: Any, sign: str = "") -> tuple[str, str, str, str]:
+    """Mean, standard deviation and both ends of the interval."""
+    ends = ("", "") if isna(found.low) else (f"{found.low:{sign}.2f}", f"{found.high:{sign}.2f}")
     return f"{found.mean:{sign}.2f}", "" if isna(found.sd) else f"{found.sd:.2f}", *ends
 
 

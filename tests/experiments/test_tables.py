@@ -10,13 +10,15 @@ from pandas import DataFrame, isna
 from scipy.stats import norm
 
 from promptkit.errors import DataError, UnknownNameError
+from promptkit.experiments.comparison import compared as pairs
 from promptkit.experiments.formats import Table
+from promptkit.experiments.frame import comparison_frame, statistics_frame
 from promptkit.experiments.published import published, published_figure
 from promptkit.experiments.results import Result
 from promptkit.experiments.statistics import friedman, holm, statistics, wilcoxon
 from promptkit.experiments.summary import AVERAGE, MEAN, OF_MEANS, OF_SEEDS, WORST, Row, Summary, summaries, summarize
 from promptkit.experiments.tables import all_statistics, comparisons, side_by_side
-from promptkit.metrics import STANDARD
+from promptkit.metrics import STANDARD, Metric
 
 MakeResult = Callable[..., Result]
 
@@ -63,7 +65,13 @@ def test_an_interval_of_a_share_ends_where_shares_end(result: MakeResult) -> Non
     assert (ends["coop"][0], ends["gopro"][1]) == (0, 100)
     (compared,) = comparisons([summary], ["gopro", "coop"])
     assert compared.rows[0][4] == "+100.00"
+    frame = statistics_frame([summary]).set_index("learner")
+    assert (frame.low["coop"], frame.high["gopro"]) == (0, 100)
+    assert comparison_frame(pairs([summary], ["gopro", "coop"])).high.item() == 100
     assert "interval" not in table.title + compared.title
+    kappa = Metric("kappa", lambda predictions, classes: 0.0, True, "")
+    chance = [result(0.5, seed=seed, kappa=x) for seed, x in enumerate((-0.1, 0.0, 0.1))]
+    assert statistics_frame([summarize(chance, kappa)]).low.item() < -20, "a metric of a plugin may be less than 0"
 
 
 def test_below_three_seeds_the_reason_stands_for_the_interval(result: MakeResult) -> None:
