@@ -185,19 +185,37 @@ def check_writable(folder: Path, hint: str) -> None:
             pass
 
 
-def check_replaceable(path: Path, hint: str) -> None:
-    """See that a file can be written, before the work that ends with it. Raises OutputError."""
+def check_output(path: Path, hint: str) -> None:
+    """See that `write_output` can write a file, before the work that ends with it. Raises OutputError."""
     with writing(path, hint):
         if path.is_dir():
             raise OSError("it is a folder")
-        with TemporaryFile(dir=path.parent):
-            pass
+        if not is_special(path):
+            with TemporaryFile(dir=path.parent):
+                pass
 
 
 def replace_file(path: Path, content: bytes, hint: str) -> None:
     """`replacing` at one stroke. Raises OutputError when it can't be written."""
     with replacing(path, hint) as fresh:
         fresh.write_bytes(content)
+
+
+def write_output(path: Path, content: bytes, hint: str) -> None:
+    """`replace_file` for a file that the user named. What is there and keeps nothing, such as /dev/stdout, stays there.
+
+    Raises OutputError when it can't be written.
+    """
+    if not is_special(path):
+        replace_file(path, content, hint)
+        return
+    with writing(path, hint):
+        path.write_bytes(content)
+
+
+def is_special(path: Path) -> bool:
+    """Is there something that is no file, such as a device or a pipe?"""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

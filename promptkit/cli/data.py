@@ -45,7 +45,7 @@ def show(
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.inspection import check_images, odd_names
     from promptkit.data.selection import open_dataset, split_policy
-    from promptkit.files import check_replaceable, replace_file
+    from promptkit.files import check_output, write_output
     from promptkit.progress import reported
     from promptkit.registry import installed
 
@@ -54,7 +54,7 @@ def show(
         from promptkit.report.making import needs_extra
 
         needs_extra("jinja2")
-        check_replaceable(html, HTML_HINT)
+        check_output(html, HTML_HINT)
     registry, out = installed(), console()
     warn_broken(registry)
     named = registry.dataset(settings.dataset) if settings.dataset else None
@@ -84,7 +84,7 @@ def show(
 
         with reported(Console(stderr=True), "looking at pictures", len(found.items)) as advance:
             page = data_page(found, token_counts(found.classnames), advance)
-        replace_file(html, page.encode(), HTML_HINT)
+        write_output(html, page.encode(), HTML_HINT)
         out.print(f"page: {html} ({len(page) / 1e6:.1f} MB); open it in a browser", soft_wrap=True, markup=False)
 
 

@@ -114,7 +114,7 @@ def _write_json(path: Path, found: "Evaluation", classnames: Sequence[str], aske
     """Every figure of every domain; `per_class` in the order of `classes`, those of the images."""
     import json
 
-    from promptkit.files import writing
+    from promptkit.files import write_output
 
     def figures(run: str, score: "Scores") -> dict[str, Any]:
         shares = dict(zip(asked[run], score.per_class, strict=True))
@@ -133,5 +133,6 @@ def _write_json(path: Path, found: "Evaluation", classnames: Sequence[str], aske
         "asked": asked,
         "unreadable": [str(image.path) for image in found.unreadable],
     }
-    with writing(path, "the figures stand above; choose another FILE for --json"):
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_output(
+        path, (json.dumps(content, indent=2) + "\n").encode(), "the figures stand above; choose another FILE for --json"
+    )

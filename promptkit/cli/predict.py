@@ -46,7 +46,7 @@ def predict(
     from promptkit.cli.plugins import warn_broken
     from promptkit.data.images import Unreadable, warn_unreadable
     from promptkit.errors import DataError
-    from promptkit.files import FOR_OUT, check_replaceable
+    from promptkit.files import FOR_OUT, check_output
     from promptkit.prediction.classifier import Answer, open_classifier
     from promptkit.prediction.output import check_format, write_answers
     from promptkit.prediction.pictures import find_pictures
@@ -55,7 +55,7 @@ def predict(
 
     if out:
         check_format(out)
-        check_replaceable(out, FOR_OUT)
+        check_output(out, FOR_OUT)
     names = options.class_names(classes)
     paths = find_pictures(pictures, sys.stdin)
     warn_broken(installed())

@@ -26,13 +26,13 @@ def report(
     """
     from promptkit.cli.console import console
     from promptkit.cli.plugins import warn_broken
-    from promptkit.files import FOR_OUT, check_replaceable, replace_file
+    from promptkit.files import FOR_OUT, check_output, write_output
     from promptkit.registry import installed
     from promptkit.report.making import bench_subject, make_page, needs_extra, runs_subject
     from promptkit.runs.checkpoint import WEIGHTS
 
     needs_extra()
-    check_replaceable(out, FOR_OUT)
+    check_output(out, FOR_OUT)
     warn_broken(installed())
     asked = {key.removeprefix("eval."): value for key, value in given.items() if key.startswith("eval.")}
     flags = {key: value for key, value in given.items() if not key.startswith("eval.")}
@@ -44,5 +44,5 @@ def report(
             runs, settings, flags, anew=bool(asked.keys() - {"data", "device", "workers", "batch_size"})
         )
     page = make_page(subject, flags, settings.device)
-    replace_file(out, page.encode(), FOR_OUT)
+    write_output(out, page.encode(), FOR_OUT)
     console().print(f"report: {out} ({len(page) / 1e6:.1f} MB); open it in a browser", soft_wrap=True, markup=False)

@@ -303,3 +303,11 @@ def test_figures_that_cannot_be_written_are_shown(train: Command, promptkit: Com
         assert done.status == 2
         assert f"error: {path} can't be written: {cause}" in done.err
         assert "accuracy" in done.out
+    figures, before, nothing = tmp_path / "figures.json", tmp_path / "before.json", tmp_path / "nothing.json"
+    figures.write_text("{}")
+    os.link(figures, before)
+    nothing.symlink_to("/dev/null")
+    for path in (figures, nothing):
+        assert promptkit("eval", "run", "--json", path).status == 0
+    assert json.loads(figures.read_text())["runs"]
+    assert (before.read_text(), nothing.is_symlink()) == ("{}", True), "written whole beside it; a device is no file"
