@@ -25,7 +25,7 @@ from promptkit.errors import ConfigError, PluginError
 from promptkit.registry import Registry, installed
 from promptkit.runs import state
 from promptkit.runs.checkpoint import Metadata
-from promptkit.runs.folder import RunFolder
+from promptkit.runs.folder import RunFolder, read_log
 from promptkit.runs.listing import best_epoch
 from promptkit.runs.lock import FolderLock
 from promptkit.runs.opening import start_from, teacher_run
@@ -164,10 +164,11 @@ class Run:
             saved = inspect_run(self.folder.path, held=True)
             if self.resume and saved.cause and not self.folder.state.exists():
                 raise saved.cause
-            if self.resume and saved.status == "finished":
+            if self.resume and saved.metadata and saved.metadata.finished:
                 self.folder.finish()
-                epochs = self.config.train.epochs
-                console.print(f"{self.folder.path} is finished already, after {epochs} epochs", soft_wrap=True)
+                trained, epochs = len(read_log(self.folder.path)), saved.metadata.epochs
+                early = f"{trained} of {epochs}" if saved.metadata.epoch <= trained < epochs else epochs
+                console.print(f"{self.folder.path} is finished already, after {early} epochs", soft_wrap=True)
             else:
                 before = saved.metadata.commands if self.resume and saved.metadata else []
                 with self._defects_named():

@@ -72,7 +72,8 @@ def test_a_run_without_patience_left_is_finished_early(train: Command, tmp_path:
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert run_status(tmp_path / "run") == "finished"
     assert not (tmp_path / "run/state.safetensors").exists()
-    assert "is finished already" in train("coop", "--epochs", 5, "--patience", 1, "--out", "run", "--resume").out
+    again = train("coop", "--epochs", 5, "--patience", 1, "--out", "run", "--resume")
+    assert "is finished already, after 3 of 5 epochs" in again.out
 
 
 @pytest.mark.usefixtures("validated")
