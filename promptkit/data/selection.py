@@ -93,23 +93,25 @@ def open_dataset(
     return replace(dataset, split_source=source, found=len(dataset.items))
 
 
-def select_training(dataset: Dataset, settings: DataSettings, seed: int) -> Dataset:
+def select_training(
+    dataset: Dataset, settings: DataSettings, seed: int, warn: Callable[[str], object] = log.warning
+) -> Dataset:
     """Split a data set, sample the shots of a run from it, and choose its classes, in that order.
 
     The validation and test images stay in it. Classes that are smaller than the shots, or have no training image, cause
-    a warning. Raises DataError and UnknownNameError for data that can't be trained on.
+    a warning, which `warn` hears. Raises DataError and UnknownNameError for data that can't be trained on.
     """
     dataset = split_policy(settings.split).split(dataset, settings.split_seed)
     if settings.shots:
         dataset, warnings = few_shot(dataset, settings.shots, seed)
         for warning in warnings:
-            log.warning(warning)
+            warn(warning)
     dataset = class_subset(dataset, settings.classes)
     counts = dict(zip(dataset.classnames, dataset.counts("train"), strict=True))
     lacking = [name for name, count in counts.items() if not count]
     if 0 < len(lacking) < len(counts):
         more = [f"and {len(lacking) - LISTED} more"] if len(lacking) > LISTED else []
-        log.warning("classes without a training picture: %s", ", ".join(lacking[:LISTED] + more))
+        warn(f"classes without a training picture: {', '.join(lacking[:LISTED] + more)}")
     return limited(dataset, settings.limit, seed) if settings.limit else dataset
 
 

@@ -1,7 +1,9 @@
 """A protocol spelt out: every training with its settings and folder, and every test that follows it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +15,8 @@ from promptkit.experiments.protocols import PROTOCOLS, TRANSFERS, BenchData, Par
 from promptkit.experiments.variants import Variant, read_variants
 from promptkit.registry import Registry
 from promptkit.settings import Scalar, option_fields
+
+log = logging.getLogger("promptkit")
 
 INSTEAD = {
     "data.path": "say where the data is with --data",
@@ -90,12 +94,13 @@ def make_plan(request: Request, datasets: Sequence[BenchData], registry: Registr
     learners = read_variants(request.learners, request.vary, registry)
     _check_sets(request, learners)
     given = {learner: learner_sets(request.sets, learner, learners, registry) for learner in learners}
+    warn = cache(lambda data, text: log.warning("%s: %s", data, text))  # once, however many seeds it is true of
     trainings = [
         training
         for part in PROTOCOLS[request.protocol](datasets, request.source)
         for shots in request.shots
         for seed in request.seeds
-        for training in _trainings(request, part, shots, seed, given, registry)
+        for training in _trainings(request, part, shots, seed, given, registry, partial(warn, part.data.name))
     ]
     for target, config in {target: config for training in trainings for target, config in training.targets}.items():
         _check_target(target, config)
@@ -103,7 +108,13 @@ def make_plan(request: Request, datasets: Sequence[BenchData], registry: Registr
 
 
 def _trainings(
-    request: Request, part: Part, shots: int, seed: int, given: Mapping[Variant, Sequence[str]], registry: Registry
+    request: Request,
+    part: Part,
+    shots: int,
+    seed: int,
+    given: Mapping[Variant, Sequence[str]],
+    registry: Registry,
+    warn: Callable[[str], object],
 ) -> Iterator[Training]:
     """One for each learner; they share their pictures."""
     shared: dict[object, Dataset] = {}
@@ -133,7 +144,7 @@ def _trainings(
         config = settings(part.data)
         if config.data not in shared:
             read = subset(part.data.dataset, domains=part.domains)
-            shared[config.data] = select_training(read, config.data, seed)
+            shared[config.data] = select_training(read, config.data, seed, warn)
         places = [request.protocol, part.data.name, learner.name, f"{shots}-shots", f"seed-{seed}", part.name]
         yield Training(
             Path(*(quote(place, safe=" =[],") for place in places if place)),
