@@ -9,4 +9,4 @@ def needs(what: str, *libraries: str) -> None:
     """Raises ConfigError where libraries are not installed that `what` needs."""
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{what} needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
+        raise ConfigError(f"{what} needs {', '.join(missing)}", f"pip install {' '.join(missing)}")

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch.nn import functional as F
 
 import promptkit
 from promptkit.backbones.openclip import OpenClipBackbone
-from promptkit.errors import ConfigError, ExportError
+from promptkit.errors import ExportError
 from promptkit.export.program import trace
+from promptkit.extras import needs
 from promptkit.learner import Learner
 
 HEAD, PROGRAM, ONNX, ABOUT = "head.safetensors", "model.pt2", "model.onnx", "classifier.json"
@@ -117,9 +117,7 @@ def _read_torch(learner: Learner, folder: Path) -> Answers:
 
 
 def _write_onnx(learner: Learner, folder: Path) -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"--format onnx needs {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    needs("--format onnx", "onnx", "onnxscript", "onnxruntime")
     program = trace(learner)
     size = sum(tensor.nbytes for tensor in learner.scene.backbone.state_dict().values())
     torch.onnx.export(

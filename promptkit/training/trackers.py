@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from promptkit import distributed
-from promptkit.errors import ConfigError, UnknownNameError
+from promptkit.errors import UnknownNameError
+from promptkit.extras import needs
 from promptkit.settings import split_names
 from promptkit.training.callbacks import Callback, EpochResult
 
@@ -30,8 +30,7 @@ class Trackers(Callback):
         for name in split_names(names):
             if name not in TRACKERS:
                 raise UnknownNameError("tracker", name, TRACKERS)
-            if find_spec(name) is None:
-                raise ConfigError(f"the tracker {name!r} is not installed", f"pip install {name}")
+            needs(f"--log {name}", name)
             if distributed.rank():
                 continue  # not every tracker asks which process it is in
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS

@@ -100,6 +100,10 @@ def test_what_cannot_be_exported_is_said(
         assert done.status == 2
         assert message in done.err
         assert hint in done.err
+    with monkeypatch.context() as patch:
+        patch.setattr("promptkit.extras.find_spec", lambda library: None)
+        done = promptkit("export", runs / "coop", "out", "--format", "onnx")
+    assert "--format onnx needs onnx, onnxscript, onnxruntime" in done.err
     write_bytes = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
