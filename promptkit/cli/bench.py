@@ -297,7 +297,7 @@ def _print_submitted(terminal: "Console", on: str, jobs: "Sequence[Any]", out: P
     from promptkit.experiments.cluster import LOGS
 
     if not jobs:
-        terminal.print("nothing to hand over: other processes are busy with what is left", soft_wrap=True)
+        terminal.print("nothing to hand over: others are busy with what is left, or will be", soft_wrap=True)
         return
     ids = [str(job.job_id) for job in jobs]
     if on == "slurm":

@@ -1,9 +1,13 @@
 """The runs of a bench as jobs of a Slurm cluster, or in the background of this machine, by submitit."""
 
+import contextlib
+import json
+import logging
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CalledProcessError
+from subprocess import CalledProcessError, SubprocessError
 from typing import Any
 
 import torch
@@ -14,17 +18,21 @@ from promptkit.experiments.jobs import take_share
 from promptkit.experiments.order import Order
 from promptkit.experiments.runner import Runner
 from promptkit.extras import needs
-from promptkit.files import toml_of
+from promptkit.files import checked_json, replace_file, text_of, toml_of
 from promptkit.registry import installed
 
 LOCAL, SLURM = "local", "slurm"
 WHERE = (LOCAL, SLURM)
 LOGS = ".jobs"
 """Below the folder of results: what submitit writes, and what the jobs print."""
+NOTES = "submitted.jsonl"
+"""There: a line for each run that a job of Slurm has, with the job."""
 MAX_FILE = 2**20
 """Bytes."""
 NO_END = 365 * 24 * 60
 """Minutes that a job of this machine has: submitit would end it after two."""
+
+log = logging.getLogger("promptkit")
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def check_place(on: str) -> None:
 
 
 def submit(order: Order, runner: Runner, on: str, jobs: int | None, parameters: Mapping[str, Any]) -> Sequence[Any]:
-    """Hand over what there is to do and nobody is doing.
+    """Hand over what there is to do and nobody is doing, or will: a job of Slurm that waits is left its runs.
 
     Args:
         order: What `runner` was made from.
@@ -78,7 +86,12 @@ def submit(order: Order, runner: Runner, on: str, jobs: int | None, parameters: 
     """
     from submitit import AutoExecutor
 
+    taken = _taken(order.out / LOGS) if on == SLURM else {}
     todo = [training for training in runner.todo() if runner.state(training) != "running"]
+    if waiting := [taken[training.folder] for training in todo if training.folder in taken]:
+        ids = " ".join(dict.fromkeys(job.partition("_")[0] for job in waiting))
+        log.info("already submitted as job %s, which scancel %s stops: %d of the runs", ids, ids, len(waiting))
+    todo = [training for training in todo if training.folder not in taken]
     # Learner by learner, so that no job is left with the quick ones.
     runs = [training.folder for training in sorted(todo, key=lambda training: training.learner.name)]
     if not runs:
@@ -99,11 +112,28 @@ def submit(order: Order, runner: Runner, on: str, jobs: int | None, parameters: 
     shares = [Share(order, tuple(runs[k::count]), (k, count) if on == LOCAL else None) for k in range(count)]
     try:
         with executor.batch():
-            return [executor.submit(share) for share in shares]
+            submitted = [executor.submit(share) for share in shares]
     except (RuntimeError, CalledProcessError) as error:
         raise OutputError(
             f"--on {on}: the jobs were not taken: {error}", "see its --partition, --time and --gpus"
         ) from error
+    if on == SLURM:
+        taken |= {run: job.job_id for job, share in zip(submitted, shares, strict=True) for run in share.runs}
+        content = "".join(f"{json.dumps([str(run), job])}\n" for run, job in taken.items())
+        with contextlib.suppress(OutputError):  # the jobs are on their way
+            replace_file(order.out / LOGS / NOTES, content.encode(), "it is only a note")
+    return submitted
+
+
+def _taken(folder: Path) -> dict[Path, str]:
+    """The runs of jobs of Slurm that were submitted and have not ended, with the job; none where Slurm does not say."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    try:
+        notes = [checked_json(tuple[str, str], line) for line in text_of(folder / NOTES).splitlines()]
+        there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    except (OSError, ValueError, SubprocessError):
+        return {}
+    return {Path(run): job for run, job in notes if job in there}
 
 
 def read_parameters(path: Path) -> dict[str, Any]:

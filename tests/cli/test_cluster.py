@@ -102,6 +102,13 @@ def test_slurm_gets_one_array_of_jobs_with_their_parameters(
     sent = (tmp_path / "sent.sh").read_text()
     for line in ("array=0-1%2", "partition=gpu", "gpus-per-node=1", "time=90", "account=vision", "mem=8GB"):
         assert f"#SBATCH --{line}\n" in sent
+    (tools / "squeue").write_text("#!/bin/sh\ncat waiting\n")
+    (tools / "squeue").chmod(0o755)
+    for waiting, said in (("12_0\n12_1\n", "nothing to hand over"), ("12_1\n7\n", "1 job on slurm")):
+        (tmp_path / "waiting").write_text(waiting)
+        again = bench(*words, "--time", 90)
+        assert f"already submitted as job 12, which scancel 12 stops: {waiting.count('12_')} of the runs" in again.err
+        assert said in again.out
     for task in range(2):
         (pickled,) = (tmp_path / "results/.jobs").glob(f"12_{task}*.pkl")
         DelayedSubmission.load(pickled).result()
