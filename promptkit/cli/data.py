@@ -1,4 +1,4 @@
-"""`promptkit data`, and `promptkit data import`"""
+"""`promptkit data`, `promptkit data get` and `promptkit data import`"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,15 +10,18 @@ from promptkit.cli.command import DefaultGroup
 from promptkit.settings import DataSettings, parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from rich.table import Table
 
+    from promptkit.data.catalog import NamedDataset
     from promptkit.data.layouts import Dataset
 
 
 app = typer.Typer(
     cls=DefaultGroup,
     help="What a folder of pictures is taken for: promptkit data FOLDER, which is short for promptkit data show FOLDER. "
-    "And other data made into folders.",
+    "And published data fetched, and other data made into folders.",
     no_args_is_help=True,
 )
 
@@ -91,6 +94,63 @@ def show(
 HTML_HINT = "choose another FILE for --html, or make room"
 
 
+def get(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Such as dtd; without one, say what can be had.", show_default=False),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="ROOT", help="The folder that holds the data sets' folders.", show_default=False),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Fetch published data sets, laid out as CoOp's DATASETS.md has them, with its split files.
+
+    Checksums are compared. What is there is not fetched again, and when it is stopped, the same command goes on.
+    """
+    from rich.console import Console
+
+    from promptkit.cli.console import console, escape
+    from promptkit.cli.plugins import warn_broken
+    from promptkit.data.coop import DATASETS_MD
+    from promptkit.data.downloads import getting
+    from promptkit.data.downloads.declared import DOWNLOADS, NAMES
+    from promptkit.errors import ConfigError, DataError
+    from promptkit.registry import installed
+
+    registry, out = installed(), console()
+    warn_broken(registry)
+    known = {name: entry.value for name, entry in registry.entries["dataset"].items()}
+    if not names:
+        for table in _to_be_had(known):
+            out.print(table)
+        return
+    if to is None:
+        raise ConfigError("promptkit data get needs a folder", f"such as: promptkit data get {names[0]} --to data")
+    titles = {named.title: name for name, named in known.items()}
+    wanted = {titles[named.title]: named for named in map(registry.dataset, names)}
+    for name, named in wanted.items():
+        if name not in DOWNLOADS:
+            raise DataError(f"promptkit can't get {named.title}", f"ask at {named.source}; it goes to {named.place}")
+    for name, named in wanted.items():
+        download = DOWNLOADS[name]
+        terms = f"the publisher's terms: {download.terms}; the original: {named.source}"
+        out.print(f"{named.title}, from {download.source}; {terms}", soft_wrap=True, markup=False)
+        try:
+            got = getting.get(named, download, to, Console(stderr=True))
+        except KeyboardInterrupt:
+            out.print("stopped; the same command goes on with what is here", soft_wrap=True)
+            raise typer.Exit(130) from None
+        out.print(f"{got.folder}: {got.fetched or 'all of it was there'}", soft_wrap=True, markup=False)
+        if got.dataset:
+            next_ = f"promptkit train coop --dataset {name} --data {to} --shots 16"
+            out.print(f"{escape(got.dataset.layout)}\nnext: {escape(next_)}", soft_wrap=True)
+        else:
+            put = f"put {NAMES} into {to / 'imagenet'}, and run this again; the link is in {DATASETS_MD}"
+            out.print(f"its classes have no names yet: {put}", soft_wrap=True, markup=False)
+
+
 def import_(
     source: Annotated[
         str,
@@ -144,6 +204,26 @@ def import_(
     if found.only_split:
         out.print(f"its only split, {escape(found.only_split)}, is written without a folder: splits are drawn")
     out.print(f"next: promptkit data {folder}; promptkit train coop --data {folder}", soft_wrap=True, markup=False)
+
+
+def _to_be_had(known: "Mapping[str, NamedDataset]") -> "Iterator[Table]":
+    """What can be fetched, and what has to be asked for."""
+    from rich.table import Table
+
+    from promptkit.cli.console import escape
+    from promptkit.data.downloads.declared import DOWNLOADS
+    from promptkit.features.shards import format_bytes
+
+    here = Table("name", "from", "download", "publisher's terms", box=None)
+    elsewhere = Table("not to be had here", "ask at", "goes to", box=None)
+    for name, named in known.items():
+        if name in DOWNLOADS:
+            download = DOWNLOADS[name]
+            row = (name, str(download.source), format_bytes(download.size), download.terms)
+            here.add_row(*map(escape, row))
+        else:
+            elsewhere.add_row(*map(escape, (name, named.source, named.place)))
+    yield from (here, elsewhere)
 
 
 def _counts(dataset: "Dataset") -> "Table":

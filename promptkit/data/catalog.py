@@ -27,11 +27,18 @@ class NamedDataset:
     place: str
     """Where the original goes, below the root."""
     source: str
-    """Where the original is to be had, in words. promptkit downloads nothing."""
+    """Where the original is to be had, in words."""
     templates: tuple[str, ...] = PHOTO
     """Hand-made prompts of the zero-shot baseline, each with one {} for the class name."""
     unsplit: Callable[[Path], Dataset] | None = None
     """The same pictures without a split file, to draw splits from; None where only the split file names the classes."""
+    split_file: str = ""
+    """Where its split file goes, below the root; "" where it has none."""
+
+    @property
+    def folder(self) -> str:
+        """The folder, below the root, that all of it is in."""
+        return PurePosixPath(self.place.partition(",")[0]).parts[0]
 
 
 def dataset(

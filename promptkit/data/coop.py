@@ -87,7 +87,7 @@ def with_split_file(
     def read(root: Path) -> Dataset:
         base = folder_of(root, folder, f"{title}, from {source},")
         path = base / file
-        hint = f"put it there (the link is in {DATASETS_MD}){', ' + DRAW if unsplit else ''}"
+        hint = f"promptkit data get {title} --to {root} adds it{', ' + DRAW if unsplit else ''}"
         return read_split(title, base, folder_of(base, images, f"{title}'s pictures"), path, hint)
 
     def read_images(root: Path) -> Dataset:
@@ -101,7 +101,8 @@ def with_split_file(
         return dataset(title, images_folder, "without its split file", [spoken(name) for name in names], items)
 
     place = f"{folder}/{images}" if images != "." else folder
-    return NamedDataset(title, read, f"{place}, {folder}/{file}", source, templates, read_images if unsplit else None)
+    split = f"{folder}/{file}"
+    return NamedDataset(title, read, f"{place}, {split}", source, templates, read_images if unsplit else None, split)
 
 
 def class_folders(

@@ -7,16 +7,13 @@ import shutil
 import socket
 import ssl
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import huggingface_hub.constants as hub
-
 from promptkit.errors import CheckpointError, ConfigError, OutputError
 from promptkit.files import cache_folder, writing
+from promptkit.hub import reached
 from promptkit.runs.checkpoint import LOG, SETTINGS, WEIGHTS, read_metadata, read_tensors
 from promptkit.runs.status import read_saved
 
@@ -62,7 +59,7 @@ def pull(name: str, folder: Path, replace: bool = False) -> None:
     from huggingface_hub import hf_hub_download
 
     hint = "make room, or name another folder with PROMPTKIT_CACHE" if replace else "choose another --out, or make room"
-    endpoint = _reached()
+    endpoint = reached(CheckpointError)
     repository, _, revision = checked(name).partition("@")
     with writing(folder, hint):
         if folder.exists() and any(folder.iterdir()) and not replace:
@@ -96,7 +93,7 @@ def push(run: Path, name: str, card: str, private: bool = False) -> str:
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    repository, endpoint = checked(name), _reached()
+    repository, endpoint = checked(name), reached(CheckpointError)
     if not read_metadata(run).finished:
         raise CheckpointError(f"{run} is not finished", "go on with promptkit train --resume")
     read_tensors(run)
@@ -107,21 +104,6 @@ def push(run: Path, name: str, card: str, private: bool = False) -> str:
         message = f"Run of promptkit: {read_metadata(run).recipe}"
         api.create_commit(repository, [*files, CommitOperationAdd(CARD, card.encode())], commit_message=message)
     return f"{endpoint}/{repository}"
-
-
-def _reached() -> str:
-    """The hub's address. Raises CheckpointError where nobody answers: the client finds out after half a minute alone."""
-    endpoint = (os.environ.get("HF_ENDPOINT") or hub.ENDPOINT).rstrip("/")
-    try:
-        if hub.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10).close()
-    except urllib.error.HTTPError:
-        return endpoint
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise CheckpointError(f"{endpoint} can't be reached: {reason}", "check the network, or HF_ENDPOINT") from None
-    return endpoint
 
 
 def checked(name: str) -> str:

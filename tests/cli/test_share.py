@@ -1,14 +1,9 @@
 """`promptkit push`, `pull` and "hf-hub:", against a small server in the hub's place."""
 
-import base64
 import errno
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -21,91 +16,9 @@ def refusing(*words: object, **more: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-COMMIT = "0" * 39 + "1"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """What the client asks for to make a repository, commit files of ours, and fetch one."""
-
-    repositories: ClassVar[dict[str, dict[str, bytes]]]
-    refuses = 0
-    """A status that every request is answered with."""
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *words: Any) -> None:
-        pass
-
-    def answer(self, status: int, content: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def say(self, content: object, status: int = 200) -> None:
-        self.answer(status, json.dumps(content).encode(), Content_Type="application/json")
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.refuses:
-            self.say({"error": "no"}, self.refuses)
-        elif self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            self.repositories.setdefault(name, {})
-            self.say({"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": name})
-        elif self.path == "/api/validate-yaml":
-            self.say({"errors": [], "warnings": []})
-        elif "/preupload/" in self.path:
-            files = [{**one, "uploadMode": "regular", "shouldIgnore": False} for one in json.loads(body)["files"]]
-            self.say({"files": files})
-        else:
-            name = "/".join(self.path.split("/")[3:5])
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            url = f"http://{self.headers['Host']}/{name}/commit/{COMMIT}"
-            self.say({"commitUrl": url, "commitOid": COMMIT, "success": True})
-
-    def do_GET(self) -> None:
-        _, org, name, resolve, *rest = [*self.path.partition("?")[0].split("/"), "", "", ""]
-        files = self.repositories.get(f"{org}/{name}")
-        file = "/".join(part for part in rest[1:] if part)
-        if self.refuses:
-            self.say({"error": "no"}, self.refuses)
-        elif files is None or resolve != "resolve":
-            self.answer(404, b"", X_Error_Code="RepoNotFound")
-        elif file not in files:
-            self.answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-        else:
-            etag = hashlib.sha256(files[file]).hexdigest()[:40]
-            self.answer(200, files[file], ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    class Own(Hub):
-        repositories: ClassVar = {}
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_for_a_test")
-    yield Own
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_run_goes_to_the_hub_and_comes_back(
-    hub: type[Hub], train: Command, promptkit: Command, images: Path, tmp_path: Path
+    hub: Any, train: Command, promptkit: Command, images: Path, tmp_path: Path
 ) -> None:
     assert train("coop", "--out", "runs/mine").status == 0
     assert promptkit("eval", "runs/mine", "--keep").status == 0

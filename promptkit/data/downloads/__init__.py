@@ -1,0 +1,1 @@
+"""Published data sets, fetched once and laid out as CoOp's DATASETS.md has them."""
