@@ -90,7 +90,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: str = "auto") -> "Classifier":
-    """Open a finished run as a classifier of pictures.
+    """Open a finished run, or a recipe that trains nothing, as a classifier of pictures.
 
     Example:
         ```python
@@ -99,12 +99,13 @@ def load(run: "str | Path", classnames: "Sequence[str] | None" = None, device: s
         ```
 
     Args:
-        run: Its folder, or "hf-hub:ORG/NAME".
+        run: Its folder, or "hf-hub:ORG/NAME"; or "zeroshot", which asks CLIP itself, with OpenAI's ViT-B/16.
         classnames: To ask about, in the place of the classes that it was trained on.
         device: Such as "cpu"; "auto" takes a GPU where there is one.
 
     Raises:
         CheckpointError: For a folder that holds no run or a damaged one.
+        ConfigError: For a recipe that has to be trained first, and for one without `classnames`.
         PromptkitError: Whatever its backbone and plugins raise.
     """
     from promptkit.prediction.classifier import open_classifier

@@ -119,6 +119,36 @@ def test_what_it_names_of_the_command_line_exists() -> None:
         assert not unknown, f"{page}: promptkit {shown}"
 
 
+def test_open_clips_script_and_ours_give_the_same_probabilities(
+    promptkit: Command, images: Path, tmp_path: Path
+) -> None:
+    """The page's script, and the command that takes its place, with a small model of random weights."""
+    import open_clip
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 48, "head_width": 12}
+    config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 4, "layers": 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    model = open_clip.create_model(f"local-dir:{tmp_path}")
+    scaled = {**model.state_dict(), "logit_scale": torch.tensor(100.0).log()}
+    save_file(scaled, tmp_path / "open_clip_model.safetensors")
+    picture = tmp_path / "picture.jpg"
+    Image.open(images / "photo/star/000.png").resize((50, 41)).save(picture)
+
+    (script,) = blocks("open-clip.md", "text")
+    named = script.replace('"ViT-B-32", pretrained="laion2b_s34b_b79k"', f'"local-dir:{tmp_path}"')
+    names = {"open_clip": open_clip, "torch": torch, "Image": Image, "normalize": torch.nn.functional.normalize}
+    exec(named.replace('"picture.jpg"', f'"{picture}"'), names)
+    (line, *_) = [words for page, words in command_lines() if page == "open-clip.md"]
+    done = promptkit(*line[: line.index("--backbone")], "--backbone", f"local-dir:{tmp_path}")
+    assert done.status == 0, done.err
+    cells = done.out.strip().split("\t")[1:]
+    said = dict(zip(cells[::2], map(float, cells[1::2]), strict=True))
+    assert [said["dog"], said["cat"]] == pytest.approx(names["probabilities"][0].tolist(), abs=2e-3)
+
+
 def test_figures_stand_where_they_come_from() -> None:
     published = (ROOT / "promptkit/experiments/published.csv").read_text()
     for figure in re.findall(r"\b\d\d\.\d\d\b", text("reproduce.md")):

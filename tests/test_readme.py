@@ -1,13 +1,18 @@
 """What the README shows is true."""
 
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 import promptkit as package
+from promptkit import hookimpl
+from promptkit.backbones.demo import load_demo_clip
 from promptkit.testing import registered
 
 Command = Callable[..., "Finished"]
@@ -19,21 +24,43 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
 
 
+def lines(*commands: str) -> list[list[str]]:
+    """The words of each of these commands, as they stand."""
+    shown = re.findall(r"^\$ promptkit (.*)$", "\n".join(blocks("console")), re.MULTILINE)
+    found = [shlex.split(line, comments=True) for line in shown]
+    return [words for words in found if words[0] in commands]
+
+
+def test_its_commands_run_as_they_stand(promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, with the demo's small CLIP in the place of the one that would be fetched, for two epochs."""
+    stand_in = ModuleType("stand_in")
+    offer = hookimpl(specname="register_backbones")
+    stand_in.offer = offer(lambda register: register("ViT-B-16", load_demo_clip))
+    Image.new("RGB", (90, 41), "orange").save(tmp_path / "picture.jpg")
+    with registered(stand_in) as registry:
+        for recipe in ("gopro", "coop"):
+            monkeypatch.setitem(registry.entries["recipe"][recipe].value.settings, "train.epochs", 2)
+        for words in lines("demo-data", "predict", "train", "eval", "report"):  # tests/cli/test_export.py writes ONNX
+            done = promptkit(*words, *(("--per-class", 4) if words[0] == "demo-data" else ()))
+            assert done.status == 0, f"{words}: {done.err}"
+            if words[0] == "demo-data":
+                shutil.copytree("pictures/photo/cat", "new-pictures")
+                for drawn in tmp_path.glob("pictures/*/*"):
+                    if drawn.name not in ("cat", "fish"):
+                        shutil.rmtree(drawn)
+        names = {}
+        exec(blocks("python")[0], names)
+    assert {answer["label"] for answer in names["classifier"]("picture.jpg")} == {"cat", "dog", "horse"}
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 5
+
+
 def test_its_learner_trains_and_is_evaluated_on_new_classes(train: Command, promptkit: Command) -> None:
     module = ModuleType("promptkit_smoothed")
     exec(blocks("python")[1], module.__dict__)
     with registered(module):
         assert train("smoothed", "--classes", "base", "--out", "run", "--set", "loss.smoothing=0.2").status == 0
         assert promptkit("eval", "run", "--classes", "new").status == 0
-
-
-def test_its_python_opens_a_run(train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-
-    train("gopro", "--out", "runs/gopro")
-    names = {"picture": np.zeros((40, 32, 3), np.uint8)}
-    exec(blocks("python")[0], names)
-    assert {answer["label"] for answer in names["answers"]} == {"cat", "dog"}
 
 
 def test_it_is_short_and_its_figures_stand_where_it_says() -> None:

@@ -1,7 +1,7 @@
 """A run as a web service: POST the bytes of a picture to /classify.
 
 pip install fastapi uvicorn
-RUN=runs/gopro uvicorn app:app --port 8000
+RUN=runs/gopro uvicorn --app-dir examples/serve app:app --port 8000
 curl --data-binary @picture.jpg http://127.0.0.1:8000/classify
 """
 

@@ -1,4 +1,4 @@
-"""A run as a page to drop pictures on: pip install gradio; RUN=runs/gopro python page.py"""
+"""A run as a page to drop pictures on: pip install gradio; RUN=runs/gopro python examples/serve/page.py"""
 
 import os
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @options.with_settings("eval", {"backbone": BackboneSettings})
 def explain(
-    run: Annotated[Path, typer.Argument(help="A folder that promptkit train made.", metavar="RUN", show_default=False)],
+    run: Annotated[Path, typer.Argument(help=options.RUN_OR_RECIPE, metavar="RUN", show_default=False)],
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw which patches look like its class, in --out.", show_default=False),

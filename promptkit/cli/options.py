@@ -19,6 +19,7 @@ Templates = Annotated[
         help="Hand-made prompts, one a line with {} for the class, for prompts that take them.", show_default=False
     ),
 ]
+RUN_OR_RECIPE = "A folder that promptkit train made; or zeroshot, which needs no training, with --classes."
 AskedClasses = Annotated[
     str,
     typer.Option(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @options.with_settings("eval", {"predict": PredictSettings, "backbone": BackboneSettings})
 def predict(
-    run: Annotated[Path, typer.Argument(help="A folder that promptkit train made.", metavar="RUN", show_default=False)],
+    run: Annotated[Path, typer.Argument(help=options.RUN_OR_RECIPE, metavar="RUN", show_default=False)],
     pictures: Annotated[
         list[str],
         typer.Argument(

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from promptkit.build import load_backbone, pick_device
+from promptkit.build import build_learner, load_backbone, pick_device
+from promptkit.components import Scene
+from promptkit.config import RunConfig, resolve
 from promptkit.data.images import Unreadable, open_image, to_rgb
 from promptkit.data.layouts import Item
 from promptkit.data.loading import eval_loader, views_to_test, worker_death_explained
@@ -150,7 +152,27 @@ def open_classifier(
     loading: LoaderSettings = LoaderSettings(),
 ) -> Classifier:
     """See `promptkit.load`. `flags` are settings, by `slot.field`, that replace those of the run: where its backbone is."""
+    if str(run) in installed().entries["recipe"] and not os.path.lexists(run):
+        return Classifier(_untrained(resolve(installed(), str(run), flags=flags), classnames, device), loading)
     run = local_run(run)
     config = run_config(run, flags)
     backbone: Any = load_backbone(config.backbone, installed()).to(pick_device(device))
     return Classifier(restore(run, config, backbone, classnames), loading)
+
+
+def _untrained(config: RunConfig, classnames: Sequence[str] | None, device: str) -> Learner:
+    """The learner of a recipe that trains nothing. Raises ConfigError for one that trains, and where no classes are named."""
+    recipe = config.recipe
+    if config.train.epochs:
+        raise ConfigError(
+            f"{recipe} has to be trained before it can answer, and there is no run {recipe}",
+            f"promptkit train {recipe} --data PATH makes runs/{recipe}; zeroshot answers without a training",
+        )
+    if not classnames:
+        raise ConfigError(
+            f"{recipe} was trained on no classes, so it has to be told which", "such as: --classes cat,dog"
+        )
+    backbone: Any = load_backbone(config.backbone, installed()).to(pick_device(device))
+    learner = build_learner(config, installed(), Scene(backbone, tuple(classnames)), to_train=False)
+    learner.eval()
+    return learner

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -17,14 +18,14 @@ transformers = pytest.importorskip("transformers")
 Command = Callable[..., "Finished"]
 
 NAMES = ("cat", "yellow school bus", "star")
-VISION = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 48, "head_width": 12}
+VISION: dict[str, object] = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 48, "head_width": 12}
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A folder as open_clip reads it, with the tower's configuration and tokenizer."""
 
-    def make(kind: str, **text: object) -> Path:
+    def make(kind: str, vision: dict[str, object] = VISION, **text: object) -> Path:
         folder = tmp_path_factory.mktemp(kind)
         words = [
             "a",
@@ -50,7 +51,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         config = classes[kind](vocab_size=30, max_position_embeddings=34, pad_token_id=0, **sizes)
         config.save_pretrained(folder)
         text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_proj_type": "mlp", **text}
-        whole = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": {"context_length": 24, **text}}
+        whole = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {"context_length": 24, **text}}
         (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": whole, "preprocess_cfg": {}}))
         return folder
 
@@ -138,13 +139,23 @@ def test_contexts_of_each_class_deep_prompts_and_what_does_not_fit(towers: dict[
     assert len({tower.fingerprint for tower in towers.values()}) == 3
 
 
-def test_learners_train_on_it_and_answer(make: Callable[..., Path], promptkit: Command, images: Path) -> None:
-    folder = make("bert", hf_pooler_type="cls_last_hidden_state_pooler")
-    own = ("--backbone", f"local-dir:{folder}", "--weights", "none", "--workers", 0, "--epochs", 1, "--shots", 2)
-    for recipe in ("coop", "cocoop"):
-        done = promptkit("train", recipe, "--data", images, *own, "--batch-size", 4, "--out", recipe)
+def test_a_repository_of_biomedclips_form_trains_and_answers(
+    make: Callable[..., Path], promptkit: Command, images: Path
+) -> None:
+    """The fields of the published open_clip_config.json, with towers that are small and weights that are random."""
+    text = {"hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler"}
+    vision = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"}
+    folder = make("bert", {**vision, "image_size": 160}, **text)
+    model = open_clip.create_model(f"local-dir:{folder}", pretrained_text=False)
+    # Written by a transformers that still kept the numbers of the positions among the weights.
+    old = {"text.transformer.embeddings.position_ids": torch.arange(34)[None]}
+    torch.save({**model.state_dict(), **old}, folder / "open_clip_pytorch_model.bin")
+    own = ("--backbone", f"local-dir:{folder}", "--workers", 0, "--epochs", 1, "--shots", 2, "--batch-size", 4)
+    for recipe in ("coop", "cocoop", "gopro"):
+        done = promptkit("train", recipe, "--data", images, *own, "--out", recipe)
         assert done.status == 0, done.err
-    done = promptkit("eval", "coop", "cocoop", "--data", images, "--workers", 0)
+        assert "learned nothing" not in done.err
+    done = promptkit("eval", "coop", "cocoop", "gopro", "--split", "test", "--json", "figures.json", "--workers", 0)
     assert done.status == 0, done.err
     assert "cartoon" in done.out
 

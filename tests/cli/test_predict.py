@@ -95,6 +95,23 @@ def test_python_takes_what_people_have(run: Path, images: Path) -> None:
             classifier(wrong)
 
 
+def test_a_recipe_that_trains_nothing_answers_without_a_run(promptkit: Command, images: Path, tmp_path: Path) -> None:
+    photo, own = images / "photo/star/000.png", ("--backbone", "tiny", "--weights", "none")
+    assert promptkit("train", "zeroshot", "--data", images, *own, "--out", "run").status == 0
+    asked = (photo, "--classes", "star,snow leopard")
+    done = promptkit("predict", "zeroshot", *asked, *own)
+    assert done.status == 0, done.err
+    assert done.out == promptkit("predict", "run", *asked).out
+    done = promptkit("explain", "zeroshot", "--picture", photo, *asked[1:], *own)
+    assert done.status == 0, done.err
+    with pytest.raises(package.ConfigError, match="coop has to be trained before it can answer"):
+        package.load("coop", ["star", "moon"])
+    done = promptkit("predict", "zeroshot", photo, *own)
+    assert (done.status, "hint:  such as: --classes cat,dog" in done.err) == (2, True)
+    (tmp_path / "zeroshot").mkdir()  # a folder of the name is meant
+    assert "zeroshot holds no run" in promptkit("predict", "zeroshot", *asked, *own).err
+
+
 def test_what_was_answered_is_kept(promptkit: Command, run: Path, images: Path, tmp_path: Path) -> None:
     from promptkit.runs.records import read_records
 
