@@ -19,9 +19,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import pytest
 
-from promptkit.cli import main
-from promptkit.testing import write_images
-
 # The same examples in every run, and no verdict that depends on how busy the machine is.
 hypothesis.settings.register_profile(
     "tests",
@@ -32,6 +29,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_collectstart() -> None:
+    """Load other packages first: what a module whose shapes are checked imports is compiled anew in every process, since
+    jaxtyping looks for all bytecode under a name of its own meanwhile."""
+    import albumentations  # noqa: F401
+    import open_clip  # noqa: F401
+    import torchmetrics  # noqa: F401
 
 
 @dataclass
@@ -57,6 +62,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def promptkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Run a command in this process, in a folder of its own: promptkit("train", "coop", ...)."""
+    from promptkit.cli import main
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
 
@@ -108,72 +115,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp("environment"))
 
 
-# Imports take seconds, a fork none. Nothing here may start a thread, which a fork would leave behind.
-WARM = """
-import json, os, signal, sys
-import torch
-torch.set_num_threads(1)
-import albumentations, open_clip, scipy.special, torchmetrics
-import promptkit.experiments.runner, promptkit.cli, promptkit.testing, promptkit.training.run
-from promptkit.registry import installed
-installed()
-
-def start(words, log=os.devnull):
-    # A command in a process of its own, whose output goes to a file, or with log=None where ours goes.
-    child = os.fork()
-    if child:
-        return child
-    if log:
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 1)
-        os.dup2(1, 2)
-    sys.argv = ["promptkit", *words]
-    try:
-        promptkit.cli.main()
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-
-def finish(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-for line in sys.stdin:
-    tasks, children = json.loads(line), []
-    for task in tasks:
-        child = os.fork()
-        if not child:
-            break
-        children.append(child)
-    else:
-        statuses = {}
-        while len(statuses) < len(children):
-            child, status = os.wait()
-            statuses[child] = os.waitstatus_to_exitcode(status)
-            if statuses[child]:  # as torchrun does
-                for other in set(children) - set(statuses):
-                    os.kill(other, signal.SIGKILL)
-        print(json.dumps([statuses[child] for child in children]), flush=True)
-        continue
-    signal.alarm(900)
-    os.chdir(task["cwd"])
-    os.environ.clear()
-    os.environ.update(task["variables"])
-    for number, name in enumerate((os.devnull, task["out"], task["err"])):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o666), number)
-    sys.argv = task["words"]
-    if task["code"]:
-        exec(compile(task["code"], "code", "exec"))
-    else:
-        promptkit.cli.main()
-    break
-"""
-
-
 class WarmProcess:
     """Forks commands, or other code, from a process that has imported all that they need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WARM],
+            [sys.executable, "-c", Path(__file__).with_name("warm.py").read_text()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -185,7 +133,7 @@ class WarmProcess:
     ) -> list[Finished]:
         """Side by side, one process for each dict of environment variables.
 
-        Code finds what WARM imports and defines.
+        Code finds what `warm.py` imports and defines.
         """
         tasks = []
         for variables in each:
@@ -219,6 +167,51 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
 
 
 @pytest.fixture(scope="session")
+def figures() -> Callable[[Path], dict[tuple[object, ...], object]]:
+    """The scores of every result below a folder."""
+    from promptkit.experiments.results import read_results
+
+    return lambda folder: {result.key: result.scores for result in read_results([folder])}
+
+
+@pytest.fixture(scope="session")
+def result() -> Callable[..., Any]:
+    """A result of an accuracy, with some other fields: result(0.75, learner="gopro", seed=2)."""
+    from promptkit.experiments.results import Result
+    from promptkit.metrics import Scores
+
+    def make(accuracy: float, **others: Any) -> Result:
+        metrics = dict.fromkeys(("macro_accuracy", "top5", "macro_f1"), accuracy) | {"ece": 1 - accuracy}
+        metrics |= {name: others.pop(name) for name in list(others) if name in metrics or name == "kappa"}
+        about = {
+            "protocol": "base-to-new",
+            "learner": "coop",
+            "dataset": "dtd",
+            "title": "DTD",
+            "domain": "all",
+            "recipe": "coop",
+            "settings": {},
+            "classes": "base",
+            "seed": 1,
+            "shots": 16,
+            "split": "published",
+            "source": "",
+            "backbone": "ViT-B-16",
+            "weights": "openai",
+            "template": "",
+            "packages": {"clip-promptkit": "0.1.0", "torch": "2.7.0"},
+            "fingerprint": "f" * 64,
+            "trained_on": "a" * 64,
+            "tested_on": "b" * 64,
+            "run": "runs/one",
+        }
+        scores = Scores({"accuracy": accuracy, **metrics}, per_class=(accuracy, None), n=50)
+        return Result(**{**about, **others}, scores=scores)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -234,6 +227,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two domains, four classes, eight pictures each."""
+    from promptkit.testing import write_images
+
     return write_images(tmp_path_factory.mktemp("pictures"))
 
 

@@ -60,22 +60,21 @@ class Rows:
         return any(t.shape[1] > 1 for t in (self.context, self.deep) if t is not None)
 
     def part(self, rows: range, classes: range) -> "Rows":
-        def cut(tensor: Tensor | None, by_row: bool = True) -> Tensor | None:
-            if tensor is None:
-                return None
-            if by_row and len(tensor) > 1:
-                tensor = tensor[rows.start : rows.stop]
-            return tensor[:, classes.start : classes.stop] if tensor.shape[1] > 1 else tensor
-
-        context = cut(self.context)
-        assert context is not None
-        return replace(self, context=context, deep=cut(self.deep, False), read_only=cut(self.read_only))
+        deep = None if self.deep is None else _cut(self.deep, None, classes)
+        read_only = None if self.read_only is None else _cut(self.read_only, rows, classes)
+        return replace(self, context=_cut(self.context, rows, classes), deep=deep, read_only=read_only)
 
     def deep_at(self, block: int) -> Float[Tensor, "#C M W"] | None:
         """What takes the place of the context tokens at the input of a block."""
         if self.deep is None or not self.first <= block < self.first + len(self.deep):
             return None
         return self.deep[block - self.first]
+
+
+def _cut(tensor: Tensor, rows: range | None, classes: range) -> Tensor:
+    if rows is not None and len(tensor) > 1:
+        tensor = tensor[rows.start : rows.stop]
+    return tensor[:, classes.start : classes.stop] if tensor.shape[1] > 1 else tensor
 
 
 def encode_rows(tower: TextTower, rows: Rows, classes: ClassTokens) -> Float[Tensor, "R C K D"]:

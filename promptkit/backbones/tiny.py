@@ -1,6 +1,9 @@
 """A tiny CLIP with random weights, always the same ones: for tests, demos and `--backbone tiny`."""
 
+import json
 import logging
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import open_clip
@@ -9,6 +12,7 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import nn
 
 from promptkit.backbones.openclip import OpenClipBackbone
+from promptkit.backbones.prompt_tokenizer import Tokenizer
 
 log = logging.getLogger("promptkit")
 
@@ -29,11 +33,18 @@ def tiny_backbone(
 ) -> OpenClipBackbone:
     """A tiny open_clip `CLIP`. `vision` and `text` override entries of the towers' configurations, `config` those of
     the whole (`embed_dim`, `quick_gelu`). The same arguments give the same weights."""
+    whole = {"embed_dim": JOINT_WIDTH, **config}
+    whole |= {"vision_cfg": {**VISION, **(vision or {})}, "text_cfg": {**TEXT, **(text or {})}}
+    model = deepcopy(drawn(json.dumps(whole)))
+    return OpenClipBackbone(model, _tokenizer(model.context_length), "tiny", "none", whole)
+
+
+@cache
+def drawn(config: str) -> CLIP:
+    """The model of a configuration in JSON, to be copied."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        whole = {"embed_dim": JOINT_WIDTH, **config}
-        whole |= {"vision_cfg": {**VISION, **(vision or {})}, "text_cfg": {**TEXT, **(text or {})}}
-        model = CLIP(**whole)
+        model = CLIP(**json.loads(config))
         spread(model)
     set_model_preprocess_cfg(
         model,
@@ -45,8 +56,13 @@ def tiny_backbone(
             "resize_mode": "shortest",
         },
     )
-    tokenizer = open_clip.get_tokenizer("ViT-B-16", context_length=model.context_length)
-    return OpenClipBackbone(model, tokenizer, "tiny", "none", whole)
+    return model
+
+
+@cache
+def _tokenizer(context_length: int) -> Tokenizer:
+    tokenizer: Tokenizer = open_clip.get_tokenizer("ViT-B-16", context_length=context_length)
+    return tokenizer
 
 
 @torch.no_grad()

@@ -128,7 +128,7 @@ def main() -> None:
         _check_folder()
         interrupts.remember()
         # click would turn Ctrl-C into an "Aborted!" that says nothing of what was kept.
-        status = app(standalone_mode=True)
+        status = _program()(standalone_mode=True)
     except BrokenPipeError:
         # The reader, such as head, has gone; Python must not trip over it again while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -136,6 +136,12 @@ def main() -> None:
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         status = _answer(error, errors, debug)
     sys.exit(status)
+
+
+@functools.cache
+def _program() -> Any:
+    """All commands, read from their signatures once, however many a process runs."""
+    return typer.main.get_command(app)
 
 
 def _check_folder() -> None:

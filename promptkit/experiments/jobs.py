@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import ClassVar
@@ -107,18 +109,30 @@ def run_jobs(
 @contextmanager
 def _pool(order: Order, jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with the block or with this process, however it ends, and whatever they are doing."""
-    context = get_context("spawn")
+    context = _context()
     places = context.SimpleQueue()
     for place in range(jobs):
         places.put((place, jobs))
     theirs, ours = context.Pipe(duplex=False)
     with ours, theirs:
-        pool = ProcessPoolExecutor(jobs, context, _begin, (order, places, theirs, log.level))
+        pool = ProcessPoolExecutor(jobs, context, _begin, (order, places, theirs, log.level, {**os.environ}))
         try:
             yield pool
         finally:
             ours.close()
             pool.shutdown(cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """How processes begin: without the threads of this one, which a fork would leave in the middle of something.
+
+    On Linux they are forks of a server that imports what they need once for all of them.
+    """
+    if sys.platform != "linux":
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 class _Remembered(logging.Handler):
@@ -134,9 +148,13 @@ _order: Order | None = None
 """Of a process that carries a part of it out."""
 
 
-def _begin(order: Order, places: "SimpleQueue[tuple[int, int]]", life: Connection, level: int) -> None:
+def _begin(
+    order: Order, places: "SimpleQueue[tuple[int, int]]", life: Connection, level: int, variables: dict[str, str]
+) -> None:
     """Make this process one of several."""
     global _order
+    os.environ.clear()
+    os.environ.update(variables)  # the server has those of its own start
     _order = order
     threading.Thread(target=_end_with, args=(life,), daemon=True).start()
     interrupts.remember()

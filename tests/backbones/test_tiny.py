@@ -6,20 +6,30 @@ import time
 import pytest
 import torch
 
-from promptkit.backbones.tiny import load_tiny, tiny_backbone
+from promptkit.backbones.tiny import drawn, load_tiny, tiny_backbone
 
 
 def test_always_the_same_whatever_the_seed() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
+    drawn.cache_clear()
     first = tiny_backbone()
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
+    drawn.cache_clear()
     assert tiny_backbone().fingerprint == first.fingerprint
 
 
+def test_what_is_done_to_one_is_not_done_to_the_next() -> None:
+    first, before = tiny_backbone(), tiny_backbone().fingerprint
+    with torch.no_grad():
+        for parameter in first.model.parameters():
+            parameter.zero_()
+    assert tiny_backbone().fingerprint == before
+
+
 def test_quick_to_build() -> None:
-    tiny_backbone()
+    drawn.cache_clear()
     start = time.perf_counter()
     tiny_backbone()
     assert time.perf_counter() - start < 3

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from promptkit.experiments.results import RESULTS, Result, read_results, results_of, write_results
 from promptkit.runs.tensorfile import pack, read_text
 from promptkit.testing import registered, write_images
-from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
+Figures = Callable[[Path], dict[tuple[object, ...], object]]
 
 TINY = ("--backbone", "tiny", "--weights", "none", "--workers", "0", "--device", "cpu", "--batch-size", "8")
 
@@ -73,7 +73,7 @@ assert finish(start(whole, f"{root}/whole.txt")) == 0
 
 
 def test_a_killed_bench_finishes_without_repeating_a_run(
-    warm: Callable[..., "list[Finished]"], images: Path, tmp_path: Path
+    warm: Callable[..., "list[Finished]"], figures: Figures, images: Path, tmp_path: Path
 ) -> None:
     words = (tmp_path, "--data", images, *TINY, "--learners", "coop,gopro", "--seeds", "1,2", "--shots", "2")
     (done,) = warm(*words, "--epochs", "4", "--set", "train.save_minutes=0", cwd=tmp_path, code=KILLED)
@@ -106,7 +106,7 @@ def test_a_second_start_changes_nothing_and_prints_the_tables(bench: Command, tm
     assert bench("base-to-new", "--learners", "coop", "--seeds", "1,2").out.count("trained base-to-new") == 1
 
 
-def test_a_lost_or_damaged_result_is_found_again(bench: Command, tmp_path: Path) -> None:
+def test_a_lost_or_damaged_result_is_found_again(bench: Command, figures: Figures, tmp_path: Path) -> None:
     bench("base-to-new", "--learners", "coop")
     (file,) = tmp_path.rglob(RESULTS)
     whole = figures(tmp_path)
@@ -341,7 +341,7 @@ def test_what_cannot_be_planned(words: tuple[str, ...], message: str, bench: Com
 # More than one of something.
 
 
-def test_shards_together_are_one_process(bench: Command, tmp_path: Path) -> None:
+def test_shards_together_are_one_process(bench: Command, figures: Figures, tmp_path: Path) -> None:
     words = ("few-shot", "--learners", "zeroshot,coop", "--seeds", "1,2")
     assert bench(*words, "--out", "whole").status == 0
     first = bench(*words, "--shard", "0/2")

@@ -12,9 +12,9 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 
 from promptkit.experiments import cluster
-from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
+Figures = Callable[[Path], dict[tuple[object, ...], object]]
 
 QUICK = (
     *("--backbone", "tiny", "--weights", "none", "--workers", "0", "--device", "cpu", "--batch-size", "8"),
@@ -35,7 +35,7 @@ def until(true: Callable[[], object]) -> None:
 
 
 def test_a_job_of_this_machine_is_watched_cancelled_submitted_again_and_preempted(
-    bench: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Command, promptkit: Command, figures: Figures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Any] = []  # a job that nobody keeps warns when it is collected
 

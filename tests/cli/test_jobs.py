@@ -3,23 +3,19 @@
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from promptkit.errors import PromptkitError, UnknownNameError
 from promptkit.experiments import jobs
-from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
+Figures = Callable[[Path], dict[tuple[object, ...], object]]
 
 QUICK = (
     *("--backbone", "tiny", "--weights", "none", "--workers", "0", "--device", "cpu", "--batch-size", "8"),
@@ -34,26 +30,38 @@ def finished(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found}
 
 
+# In the middle: one run is finished, and another is not.
+KILLED = """
+import time
+from pathlib import Path
+import psutil
+
+child = start(sys.argv[1:])
+while True:
+    saved, under_way = ({path.parent for path in Path().rglob(f"{name}.safetensors")} for name in ("learner", "state"))
+    if saved - under_way and under_way:
+        break
+    assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended"
+    time.sleep(0.02)
+family = psutil.Process(child).children(recursive=True)
+os.kill(child, signal.SIGKILL)
+assert finish(child) == -signal.SIGKILL
+assert len(family) >= 2
+assert not psutil.wait_procs(family, timeout=20)[1], "they end with the process that started them"
+"""
+
+
 def test_jobs_that_are_killed_or_stopped_go_on_to_the_figures_of_one_process(
-    promptkit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    promptkit: Command,
+    warm: Callable[..., "list[Finished]"],
+    figures: Figures,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ("bench", "few-shot", "--data", str(images), *QUICK)
-    parent = subprocess.Popen(
-        [sys.executable, "-m", "promptkit", *words, "--jobs", "2", "--out", "results"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not (finished(tmp_path) and list(tmp_path.rglob("state.safetensors"))):
-        assert time.monotonic() < deadline
-        assert parent.poll() is None
-        time.sleep(0.01)
-    family = psutil.Process(parent.pid).children(recursive=True)
-    parent.kill()
-    parent.wait()
-    assert len(family) >= 2
-    assert not psutil.wait_procs(family, timeout=20)[1], "they end with the process that started them"
+    (killed,) = warm(*words, "--jobs", 2, cwd=tmp_path, code=KILLED)
+    assert killed.status == 0, killed.err
     before = finished(tmp_path / "results")
 
     looks: list[object] = []

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from promptkit.experiments.results import write_results
-from tests.experiments.conftest import MakeResult
-from tests.experiments.conftest import result as result  # a fixture
 
 Command = Callable[..., "Finished"]
 
@@ -77,7 +75,12 @@ def test_a_target_that_nobody_writes_to_is_named(promptkit: Command, run: Path, 
 
 
 def test_a_full_disk_leaves_what_was_there_and_nothing_else(
-    promptkit: Command, run: Path, images: Path, result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    promptkit: Command,
+    run: Path,
+    images: Path,
+    result: Callable[..., "Result"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "results").mkdir()
     write_results(tmp_path / "results", [result(0.5, classes=half) for half in ("base", "new")])

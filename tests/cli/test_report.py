@@ -19,7 +19,6 @@ import promptkit as package
 from promptkit.experiments.results import write_results
 from promptkit.report.answers import Answers, Share, confused_pairs, confusion, disagreements, reliability, worst
 from promptkit.runs.records import About
-from tests.experiments.conftest import result as result  # a fixture
 
 Command = Callable[..., "Finished"]
 
