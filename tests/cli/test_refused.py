@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 def test_bad_input_has_one_clear_message(
     promptkit: Command, run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptkit.runs.hub._reached", lambda: "http://127.0.0.1:1")
+    monkeypatch.setattr("promptkit.runs.hub.reached", lambda error: "http://127.0.0.1:1")
     (tmp_path / "empty").mkdir()
     photo = images / "photo/star/000.png"
     no_run, other = "gone holds no run (there is no learner.safetensors in it)", "was trained on tiny"
