@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -96,12 +97,21 @@ class PromptGenerator(Component, ABC):
         return {}
 
 
+@dataclass(frozen=True)
+class ContextOptions:
+    """Those of `ContextPrompts`; a subclass may have more of them, or others."""
+
+    n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
+    ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
+
+
 class ContextPrompts(PromptGenerator):
     """A generator with one learned context `ctx` of M tokens in front of (or around) the class name.
 
     Its options need `n_ctx`, `ctx_init` and may have `position`, `class_specific` and `n_prompts`.
     """
 
+    Options: ClassVar[type] = ContextOptions
     words: str = ""
     """Words in front of the class name that are not learned."""
 
@@ -165,7 +175,7 @@ class TemplatePrompts(PromptGenerator):
     @dataclass(frozen=True)
     class Options:
         template: Annotated[
-            str, 'a text with one {} for the class name; several, one a line, or "imagenet" (80) are ensembled'
+            str, 'a text with one {} for the class name; several, one a line, are ensembled; "imagenet" is 80'
         ] = "a photo of a {}."
 
     def __init__(self, options: Any, scene: Scene) -> None:
@@ -211,22 +221,27 @@ def template_features(scene: Scene, names: Sequence[str], templates: Sequence[st
 
 
 def read_templates(setting: str, option: str = "prompts.template") -> tuple[str, ...]:
-    """The templates that an option holds, one a line, or CLIP's 80 for ImageNet under the name "imagenet".
+    """The templates that an option holds, one a line; "imagenet" stands for CLIP's 80 for ImageNet, "imagenet-simple" for 7.
 
-    Raises ConfigError, naming the option, for one without exactly one `{}`.
+    The seven are those that CLIP's authors found to do best together.
+
+    Raises ConfigError, naming the option, for a line without exactly one `{}`.
     """
-    if setting == "imagenet":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES
+    templates: list[str] = []
+    for line in [line.strip() for line in setting.splitlines() if line.strip()] or [""]:
+        if line in ("imagenet", "imagenet-simple"):
+            from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
-        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-    templates = tuple(line.strip() for line in setting.splitlines() if line.strip())
-    for line in templates or ("",):
-        if re.findall(r"{.*?}|[{}]", line) != ["{}"]:
+            named = OPENAI_IMAGENET_TEMPLATES if line == "imagenet" else SIMPLE_IMAGENET_TEMPLATES
+            templates += [template("{}") for template in named]
+        elif re.findall(r"{.*?}|[{}]", line) == ["{}"]:
+            templates.append(line)
+        else:
             raise ConfigError(
                 f"{option}={line!r} needs one {{}} where the class name goes",
                 f'for example: --set {option}="a sketch of a {{}}."',
             )
-    return templates
+    return tuple(templates)
 
 
 def context_parameter(

@@ -29,6 +29,7 @@ LEARNERS = {
     "dapl": "zoo",
     "proda": "zoo",
     "promptkd": "zoo",
+    "stylip": "zoo",
     "taskres": "zoo",
 }
 """By recipe, the folder below plugins/ of the package that offers it."""

@@ -14,6 +14,7 @@ import promptkit as package
 from promptkit import registry
 from promptkit.offered import LEARNERS
 from promptkit.testing import registered
+from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
 
@@ -70,6 +71,27 @@ def test_a_learner_trains_resumes_after_a_stop_and_is_evaluated(
         done = promptkit("eval", "run", "--data", images, "--workers", 0)
     assert done.status == 0, done.err
     assert "cartoon" in done.out
+
+
+def test_learners_that_adapt_find_the_same_in_processes_of_their_own(
+    promptkit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "site/clip_promptkit_zoo-0.dist-info"  # what the processes of --jobs find
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clip-promptkit-zoo\nVersion: 0\n")
+    points = "".join(f"{name} = {MODULES[name]}\n" for name in ("tpt", "tda"))
+    (info / "entry_points.txt").write_text(f"[promptkit]\n{points}")
+    monkeypatch.syspath_prepend(info.parent)
+    monkeypatch.setattr(registry, "_installed", [])
+    tiny = ("--backbone", "tiny", "--weights", "none", "--workers", 0, "--device", "cpu", "--batch-size", 5)
+    words = ("bench", "few-shot", "--data", images, *tiny, "--shots", 2, "--seeds", "1,2")
+    words = (*words, "--learners", "tpt=tpt[test_views.crops=3],tda")
+    for out, jobs in (("alone", ()), ("side", ("--jobs", 2))):
+        done = promptkit(*words, "--out", out, *jobs)
+        assert done.status == 0, done.err
+    found = figures(tmp_path / "side")
+    assert len(found) == 2 * 2 * 2, "learners, seeds, domains"
+    assert found == figures(tmp_path / "alone")
 
 
 def stop_after_the_first_epoch(patch: pytest.MonkeyPatch) -> None:

@@ -24,11 +24,6 @@ from promptkit.tensors import Outputs
 class LASPPrompts(ContextPrompts):
     """Learned context vectors, one set for all classes."""
 
-    @dataclass(frozen=True)
-    class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
-        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
-
 
 class LASPLoss(Loss):
     """Cross-entropy of the images, and that of the learned texts, which each hand-made prompt tells apart."""

@@ -2,9 +2,9 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,16 +27,8 @@ OTHER_CLASSES = ("striped tent", "arrow", "signet ring")
 """Of another number, and of names with another number of tokens."""
 
 
-class PlainPrompts(ContextPrompts):
-    """Learned context vectors, for components that come without a recipe of their own."""
-
-    @dataclass(frozen=True)
-    class Options:
-        n_ctx: Annotated[int, "context tokens"] = 4
-        ctx_init: Annotated[str, "words to start from"] = "a photo of a"
-
-
 _PLAIN = "plain prompts of the check"
+"""Learned context vectors, for components that come without a recipe of their own."""
 
 
 class Specimen:
@@ -89,7 +81,7 @@ class Specimen:
         """The registry with the recipe under check and the plain prompts in it."""
         entries = {kind: dict(known) for kind, known in self.registry.entries.items()}
         entries["recipe"][self.name] = Entry("recipe", self.name, self.recipe, self.entry.package, self.entry.version)
-        entries["prompts"][_PLAIN] = Entry("prompts", _PLAIN, PlainPrompts, "promptkit", "")
+        entries["prompts"][_PLAIN] = Entry("prompts", _PLAIN, ContextPrompts, "promptkit", "")
         return Registry(entries)
 
     @cached_property

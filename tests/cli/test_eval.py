@@ -258,7 +258,7 @@ def test_figures_that_cannot_be_written_do_not_hide_the_table(train: Command, pr
 
 
 @pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
-def test_logits_that_are_not_finite_are_not_scored(
+def test_logits_that_are_not_finite_or_of_another_shape_are_not_scored(
     cache: str, train: Command, promptkit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from promptkit.learner import Learner

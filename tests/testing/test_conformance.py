@@ -138,6 +138,7 @@ def test_a_defect_that_spoils_training_is_named_before_what_follows_from_it(
     ("kind", "defect", "said"),
     [
         ("prompts", "WrongShape", "prompts 'subject': the context of prompts.text() is (2, 1, 1, 4, 32): make it"),
+        ("prompts", "Unannounced", "a context for each image: set `conditional = True` on the class"),
         ("prompts", "BareTensor", "prompts 'subject': prompts.text() returns Tensor: return a TextPrompts"),
         ("projector", "WrongProjector", "projector 'subject': projector.text() is (2, 4, 1, 5): make it"),
         ("loss", "Vector", "loss 'subject': the loss term 'ce' has shape (8,): reduce it to a scalar"),

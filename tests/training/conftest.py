@@ -1,4 +1,4 @@
-"""Files that are damaged in every way, a process with little memory and time to read them in, and one that forks runs."""
+"""What a run leaves, files that are damaged in every way, and a process with little memory and time to read them in."""
 
 import json
 import random
@@ -10,12 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from promptkit.runs.tensorfile import pack, read_tensors, read_text
 
 Command = Callable[..., "Finished"]
 Cases = Iterator[tuple[str, bytes]]
+
+
+def learned(run: Path) -> dict[str, bytes]:
+    """What a run has learned, bit for bit."""
+    with safe_open(run / "learner.safetensors", framework="np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    """The lines of its log, without what depends on the machine."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def signed(tensors: dict[str, torch.Tensor], metadata: Any) -> bytes:

@@ -16,7 +16,7 @@ from promptkit import PluginError, hookimpl
 from promptkit.components import ContextPrompts, Loss, Projector, Scene
 from promptkit.learner import Learner, Recipe
 from promptkit.settings import TrainSettings
-from promptkit.tensors import ImageFeatures, Outputs, View
+from promptkit.tensors import Batch, ImageFeatures, Outputs, View
 from promptkit.testing import build_recipe, check_recipe, registered
 from promptkit.training.optimizer import make_optimizer, parameter_groups
 
@@ -151,14 +151,6 @@ def test_stages_rates_and_figures_survive_a_stop(
     assert not torch.equal(state["projector.weight"], torch.ones(24, 1)), "what is thawed in epoch 2 is trained"
     assert [row["ten"] for row in rows("whole")] == [10.0] * 3
     assert all(0 <= row["right"] <= 1 and row["ce"] + row["spread"] < 9 for row in rows("whole"))
-    first = SEEN[:4]
-    assert sorted(place for _, places in first for place in places) == list(range(32))
-    assert {
-        (domain, place // 16) for domains, places in SEEN for domain, place in zip(domains, places, strict=True)
-    } == {
-        (0, 0),
-        (1, 1),
-    }
 
     # In the middle of epoch 1, while the factor is frozen, and of epoch 3, long after it was thawed.
     forward = Spread.forward
@@ -180,9 +172,29 @@ def test_stages_rates_and_figures_survive_a_stop(
         kept = [{key: value for key, value in row.items() if key != "seconds"} for row in rows("again")]
         assert kept == [{key: value for key, value in row.items() if key != "seconds"} for row in rows("whole")]
 
-    Path("teacher.txt").unlink()  # what only training needs is asked for in training alone
-    done = promptkit("eval", "whole", "--workers", 0)
+
+def test_batches_know_their_domains_and_predicting_needs_no_loss(
+    plugin: Any, train: Command, promptkit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training batches know their places too; what a loss asks for to train is not asked for to predict."""
+    Path("teacher.txt").write_text("x")
+    done = train("staged", "--epochs", 1, "--batch-size", 8, "--out", "run")
     assert done.status == 0, done.err
+    assert sorted(place for _, places in SEEN for place in places) == list(range(32))
+    pairs = [pair for domains, places in SEEN for pair in zip(domains, places, strict=True)]
+    assert {(domain, place // 16) for domain, place in pairs} == {(0, 0), (1, 1)}
+    Path("teacher.txt").unlink()
+    asked: list[list[int]] = []
+    predict = Staged.predict
+
+    def hears(self: Staged, batch: Batch) -> Tensor:
+        asked.append(batch.domain.unique().tolist())
+        return predict(self, batch)
+
+    monkeypatch.setattr(Staged, "predict", hears)
+    done = promptkit("eval", "run", "--workers", 0)
+    assert done.status == 0, done.err
+    assert sorted(asked) == [[0], [1]]
 
 
 def test_a_learner_is_a_component_like_any_other(plugin: Any, train: Command, promptkit: Command) -> None:

@@ -7,85 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 
 from promptkit.runs.checkpoint import read_metadata
 from promptkit.runs.status import read_saved
 from promptkit.runs.tensorfile import read_tensors, read_text
+from tests.training.conftest import learned, log
 
 Command = Callable[..., "Finished"]
-Warm = Callable[..., "list[Finished]"]
-
-
-def learned(run: Path) -> dict[str, bytes]:
-    with safe_open(run / "learner.safetensors", framework="np") as file:
-        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
-
-
-def log(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-KILLS = """
-import contextlib, random, time
-
-out, kills, *words = sys.argv[1:]
-
-def saves(child, run, most):
-    # Waits until a run has saved its state so many times, or ended; returns how many times it has.
-    seen, last = 0, 0
-    while seen < most and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        with contextlib.suppress(FileNotFoundError):
-            now = os.stat(f"{run}/state.safetensors").st_mtime_ns
-            seen, last = seen + (now != last), now
-        time.sleep(0.001)
-    return seen
-
-os.environ["PROMPTKIT_CACHE"] = f"{out}/cache-whole"
-begun = time.monotonic()
-whole = start([*words, "--out", f"{out}/whole"], log=None)
-count = saves(whole, f"{out}/whole", 10**6)
-pause = (time.monotonic() - begun) / count
-assert finish(whole) == 0
-rng = random.Random(0)
-killed = 0
-for trial in range(int(kills)):
-    os.environ["PROMPTKIT_CACHE"] = f"{out}/cache{trial}"
-    run = [*words, "--out", f"{out}/run{trial}"]
-    child = start(run)
-    saves(child, f"{out}/run{trial}", rng.randrange(count - 1))
-    time.sleep(rng.uniform(0, pause))
-    os.kill(child, signal.SIGKILL)
-    killed += finish(child) == -signal.SIGKILL
-    assert finish(start([*run, "--resume"], log=None)) == 0, trial
-print("killed", killed)
-"""
-
-
-@pytest.mark.parametrize(("kills", "cached"), [(10, 0), (3, 2)])
-def test_kills_at_any_moment_change_nothing(kills: int, cached: int, warm: Warm, images: Path, tmp_path: Path) -> None:
-    """With a cache, its writing can be killed too: every run has a cache of its own."""
-    (done,) = warm(
-        tmp_path,
-        kills,
-        *("train", "gopro", "--data", images, "--backbone", "tiny", "--weights", "none", "--workers", "0"),
-        *("--epochs", "3", "--shots", "4", "--domains", "photo", "--set", "train.optimizer=adamw"),
-        *("--set", "train.save_minutes=0"),  # after every step, so that many kills fall into a save
-        *("--cached-views", cached),
-        cwd=tmp_path,
-        code=KILLS,
-    )
-    assert done.status == 0, done.out + done.err
-    assert int(done.out.split()[-1]) >= kills / 2, "most runs should have been killed before their end"
-    assert "going on in epoch" in done.out
-    whole = tmp_path / "whole"
-    assert len(log(whole)) == 3
-    for trial in range(kills):
-        run = tmp_path / f"run{trial}"
-        assert learned(run) == learned(whole)
-        assert log(run) == log(whole)
-        assert not (run / "state.safetensors").exists()
 
 
 def test_a_stopped_run_goes_on_from_its_folder_alone(

@@ -1,7 +1,7 @@
 """The contexts of CoOp and of CoCoOp."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from torch import nn
@@ -34,12 +34,7 @@ class CoCoOpPrompts(ContextPrompts):
 
     conditional = True
 
-    @dataclass(frozen=True)
-    class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
-        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
-
-    def __init__(self, options: Options, scene: Scene) -> None:
+    def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__(options, scene)
         width = scene.backbone.joint_width
         self.meta_net = nn.Sequential(

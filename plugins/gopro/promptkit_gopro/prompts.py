@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptkit import ConfigError
 from promptkit.backbones.base import Intermediates
-from promptkit.components import ContextPrompts, Scene
+from promptkit.components import ContextOptions, ContextPrompts, Scene
 from promptkit.tensors import ImageFeatures, TextPrompts
 from promptkit_gopro.views import VIEWS
 
@@ -33,9 +32,7 @@ class GOProPrompts(ContextPrompts):
     conditional = True
 
     @dataclass(frozen=True)
-    class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
-        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
+    class Options(ContextOptions):
         style: Annotated[
             Literal["separate", "average"], "mean and deviation side by side (paper), or their average (released code)"
         ] = "separate"

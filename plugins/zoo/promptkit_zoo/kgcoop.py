@@ -21,11 +21,6 @@ from promptkit.tensors import Outputs
 class KgCoOpPrompts(ContextPrompts):
     """Learned context vectors, one set for all classes."""
 
-    @dataclass(frozen=True)
-    class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
-        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
-
 
 class KgCoOpLoss(Loss):
     """Cross-entropy, and the distance of the text features from the teacher's: the mean over classes of 1 - cosine."""

@@ -1,12 +1,14 @@
-"""ProDA: a Gaussian of classifiers, which a collection of prompts spans, and whose bound of the expected loss is minimised.
+"""ProDA: a Gaussian of classifiers that a collection of prompts spans; a bound of its expected loss is minimised.
 
-Lu et al., Prompt Distribution Learning, CVPR 2022. Written after the paper's description and compared with no code: the
-authors' repository (bbbdylan/proda) holds none.
+Lu et al., Prompt Distribution Learning, CVPR 2022. The authors' repository (bbbdylan/proda) holds no code. As
+`trainers/classification/proda.py` of ml-stat-Sustech/CLIP_Calibration, whose bound Cogito2012/PLID computes alike
+(`models/losses.py`): the channels of a classifier are taken as independent, and the sum of squares over prompts is divided
+by one more than there are prompts.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -14,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptkit import hookimpl
+from promptkit import ConfigError, hookimpl
 from promptkit.backbones.base import Position
 from promptkit.components import ContextPrompts, Loss, PromptGenerator, Scene
 from promptkit.learner import Recipe
@@ -22,66 +24,84 @@ from promptkit.tensors import ClassTokens, ImageFeatures, Outputs, TextPrompts
 
 
 class ProDAPrompts(ContextPrompts):
-    """K prompts for a class: a quarter with the name in front, a quarter with it in the middle, the rest at the end."""
+    """K prompts for a class: a quarter with the name in front, a quarter with it in the middle, the rest at the end.
+
+    A training step takes some of them, each once before any comes again.
+    """
 
     @dataclass(frozen=True)
     class Options:
         n_prompts: Annotated[int, "prompts of the collection", Ge(4)] = 32
-        n_batch: Annotated[int, "prompts of it in a training step", Ge(2)] = 4
+        n_batch: Annotated[int, "prompts of it in a training step, which divide it", Ge(2)] = 4
         n_ctx: Annotated[int, "context tokens of a prompt", Ge(2)] = 16
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = ""
 
+    order: Tensor
+    taken: Tensor
+
     def __init__(self, options: Any, scene: Scene) -> None:
+        """Raises ConfigError where the prompts of a step don't divide the collection."""
         super().__init__(options, scene)
-        quarter = options.n_prompts // 4
+        n = options.n_prompts
+        if n % options.n_batch:
+            raise ConfigError(f"prompts.n_batch={options.n_batch} does not divide prompts.n_prompts={n}")
         self.positions: dict[Position, range] = {
-            "front": range(quarter),
-            "middle": range(quarter, 2 * quarter),
-            "end": range(2 * quarter, options.n_prompts),
+            "front": range(n // 4),
+            "middle": range(n // 4, n // 4 * 2),
+            "end": range(n // 4 * 2, n),
         }
         self.known: dict[tuple[tuple[str, ...], Position], ClassTokens] = {}
-        self.drawn = list(range(options.n_prompts))
+        self.register_buffer("order", torch.arange(n))
+        self.register_buffer("taken", torch.zeros((), dtype=torch.long))
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C K D"]:
-        """Of all prompts, or of those drawn for this step."""
-        kept = list(range(self.options.n_prompts))
-        if self.training:
-            kept = sorted(torch.randperm(self.options.n_prompts)[: self.options.n_batch].tolist())
-        self.drawn = kept
-        return self.placed(classes.names)
-
-    def placed(self, names: tuple[str, ...]) -> Float[Tensor, "1 C K D"]:
-        """The texts of the drawn prompts, each with the names in its place."""
+        """Of all prompts, or of those that this step takes."""
+        drawn = self.draw() if self.training else range(self.options.n_prompts)
         parts = []
         for position, places in self.positions.items():
-            if rows := [row for row in self.drawn if row in places]:
-                key = names, position
+            if rows := [row for row in drawn if row in places]:
+                key = classes.names, position
                 if key not in self.known:
-                    self.known[key] = self.scene.backbone.class_tokens(names, self.ctx.shape[-2], position)
+                    self.known[key] = self.scene.backbone.class_tokens(classes.names, self.ctx.shape[-2], position)
                 parts.append(self.scene.backbone.encode_text(TextPrompts(self.ctx[None, :, rows]), self.known[key]))
         return torch.cat(parts, 2)
 
+    def draw(self) -> list[int]:
+        """The next prompts of the collection, in an order that is drawn anew when all have been taken."""
+        first = int(self.taken)
+        if not first:
+            self.order.copy_(torch.randperm(len(self.order)))
+        self.taken.fill_((first + self.options.n_batch) % len(self.order))
+        return sorted(self.order[first : first + self.options.n_batch].tolist())
+
     def extra(self, features: ImageFeatures | None, text: Float[Tensor, "1 C K D"]) -> Mapping[str, Tensor]:
-        """The drawn prompts without a class name (K D)."""
-        return {"nameless": self.placed(("",))[0, 0]}
+        """All prompts without a class name (K D)."""
+        nameless = self.scene.backbone.class_tokens(("",), self.ctx.shape[-2])
+        return {"nameless": self.scene.backbone.encode_text(TextPrompts(self.ctx[None]), nameless)[0, 0]}
 
 
 class ProDALoss(Loss):
-    """The bound of the expected cross-entropy under the Gaussian of the classifiers, and the prompts' similarity."""
+    """The bound of the expected cross-entropy under the Gaussian of the classifiers, and the prompts' similarity.
+
+    With classifiers w (C K D) of mean m, a picture z and its label y, over the channels d:
+
+        bound = cross-entropy of  s z.m_c + s^2/2 sum_d z_d^2 var_d(w_c - w_y)
+    """
+
+    needs: ClassVar[Mapping[str, type]] = {"prompts": ProDAPrompts}
 
     @dataclass(frozen=True)
     class Options:
         weight: Annotated[float, "weight of the similarity", Ge(0)] = 0.1
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
-        view, scale = outputs.views["image"], self.scene.backbone.logit_scale
-        scores = scale * torch.einsum("bd,ckd->bkc", view.image, view.text[0]).float()  # (B K C)
-        mean = scores.mean(1)
-        apart = scores - mean[:, None]
-        # z' A z of a class against the label's: the variance of the difference of their scores.
-        own = apart.gather(2, outputs.label[:, None, None].expand(-1, apart.shape[1], 1))
-        spread = (apart - own).square().mean(1)
-        bound = F.cross_entropy(mean + spread / 2, outputs.label)
+        view, scale, label = outputs.views["image"], self.scene.backbone.logit_scale, outputs.label
+        text, squares = view.text[0].float(), view.image.float().square()
+        apart = text - text.mean(1, keepdim=True)
+        spread = squares @ apart.square().sum(1).T  # (B C)
+        both = torch.einsum("bd,bkd,ckd->bc", squares, apart[label], apart)
+        spread = (spread + spread.gather(1, label[:, None]) - 2 * both) / (text.shape[1] + 1)
+        bound = F.cross_entropy(outputs.logits.float() + scale**2 / 2 * spread, label)
         said = F.normalize(outputs.extra["nameless"].float(), dim=-1)
         pairs = (said @ said.T).abs() - torch.eye(len(said), device=said.device)
         similar = pairs.sum() / (len(said) * (len(said) - 1))

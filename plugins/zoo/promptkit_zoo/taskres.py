@@ -48,18 +48,7 @@ class TaskResPrompts(TemplatePrompts):
         return [template.format(name) for template in self.templates]
 
 
-IMAGENET = "\n".join(
-    [
-        "itap of a {}.",
-        "a bad photo of the {}.",
-        "a origami {}.",
-        "a photo of the large {}.",
-        "a {} in a video game.",
-        "art of the {}.",
-        "a photo of the small {}.",
-        "a photo of a {}.",
-    ]
-)
+IMAGENET = "imagenet-simple\na photo of a {}."
 """`IMAGENET_TEMPLATES_SELECT` of `trainers/imagenet_templates.py`, and the plain one."""
 
 

@@ -102,18 +102,6 @@ def entropy(log_probabilities: Float[Tensor, "... C"]) -> Float[Tensor, "..."]:
     return -(finite * finite.exp()).sum(-1)
 
 
-TEMPLATES = "\n".join(
-    [
-        "itap of a {}.",
-        "a bad photo of the {}.",
-        "a origami {}.",
-        "a photo of the large {}.",
-        "a {} in a video game.",
-        "art of the {}.",
-        "a photo of the small {}.",
-    ]
-)
-
 WEIGHTS = {
     "caltech101": (5.0, 5.0), "dtd": (2.0, 3.0), "eurosat": (4.0, 8.0), "fgvc_aircraft": (2.0, 2.0), "food101": (1.0, 1.0),
     "imagenet": (2.0, 5.0), "imagenet_a": (2.0, 5.0), "imagenet_r": (1.0, 8.0), "imagenet_sketch": (2.363, 7.45),
@@ -123,7 +111,9 @@ WEIGHTS = {
 """Alpha and beta of the confident pictures, of `configs/*.yaml`."""
 
 ENSEMBLES = {
-    **dict.fromkeys(("caltech101", "imagenet", "imagenet_a", "imagenetv2", "stanford_cars", "sun397"), TEMPLATES),
+    **dict.fromkeys(
+        ("caltech101", "imagenet", "imagenet_a", "imagenetv2", "stanford_cars", "sun397"), "imagenet-simple"
+    ),
     **dict.fromkeys(("imagenet_r", "imagenet_sketch"), "imagenet"),
 }
 """The templates of `datasets/*.py`, where they are several."""

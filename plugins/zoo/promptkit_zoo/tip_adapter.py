@@ -77,18 +77,6 @@ class TipAdapter(Learner):
         return super().logits(view) + (votes if self.class_rows is None else votes[:, self.class_rows])
 
 
-IMAGENET_TEMPLATES = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-"""`imagenet_templates` of `datasets/imagenet.py`."""
-
-
 @hookimpl
 def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> None:
     register("tip-adapter", TipAdapterCache)
@@ -117,7 +105,7 @@ def register_recipes(register: Callable[[str, Recipe], None]) -> None:
                 "views.min_scale": 0.5,
                 "data.shots": 16,
             },
-            datasets={"imagenet": {"prompts.template": "\n".join(IMAGENET_TEMPLATES)}},
+            datasets={"imagenet": {"prompts.template": "imagenet-simple"}},
             paper="Zhang et al., Tip-Adapter, ECCV 2022",
         ),
     )

@@ -26,11 +26,6 @@ from promptkit.tensors import Batch
 class TPTPrompts(ContextPrompts):
     """Context vectors to start from, one set for all classes."""
 
-    @dataclass(frozen=True)
-    class Options:
-        n_ctx: Annotated[int, "context tokens; ctx_init sets them where it is given", Ge(1)] = 4
-        ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = "a photo of a"
-
 
 class TPTViews(PlainViews):
     """The picture as CLIP is tested on it, and random crops of it, half of them mirrored."""
