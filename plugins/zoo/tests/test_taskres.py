@@ -5,6 +5,7 @@ import torch
 from promptkit_zoo import taskres
 from torch.nn.functional import cross_entropy, normalize
 
+from promptkit.components import read_templates
 from promptkit.tensors import Batch
 from promptkit.testing import build_recipe, check_recipe, registered
 
@@ -22,10 +23,9 @@ def test_residuals_are_added_before_the_norm() -> None:
     clip, residual = learner.scene.backbone.model, learner.prompts.residual
     with torch.no_grad():
         residual.normal_(generator=torch.Generator().manual_seed(0))
-    base = [
-        clip.encode_text(open_clip.tokenize([t.format(name) for t in taskres.IMAGENET.split("\n")])).mean(0)
-        for name in NAMES
-    ]
+    templates = read_templates(taskres.IMAGENET)
+    assert (len(templates), templates[0], templates[-1]) == (8, "itap of a {}.", "a photo of a {}.")
+    base = [clip.encode_text(open_clip.tokenize([t.format(name) for t in templates])).mean(0) for name in NAMES]
     pixels, label = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
     text = normalize(torch.stack(base).detach() + 0.3 * residual, dim=-1)
     expected = clip.logit_scale.exp() * normalize(clip.encode_image(pixels), dim=-1) @ text.T

@@ -1,5 +1,6 @@
 """Tip-Adapter keeps the contract, and its defining term is the paper's."""
 
+import open_clip
 import pytest
 import torch
 from promptkit_zoo import tip_adapter
@@ -52,9 +53,9 @@ def test_crops_and_templates_are_those_of_the_published_code() -> None:
     assert build("tip-adapter", "data.dataset=dtd").prompts.templates == ("{} texture.",)
     learner = build("tip-adapter", "data.dataset=imagenet")
     text = learner.encode_text(None)[0, :, 0]
-    by_hand = [
-        learner.scene.backbone.encode_captions([t.format(name) for t in tip_adapter.IMAGENET_TEMPLATES])
-        for name in NAMES
-    ]
+    # `imagenet_templates` of `datasets/imagenet.py`
+    templates = [template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES]
+    assert templates[0] == "itap of a {}."
+    by_hand = [learner.scene.backbone.encode_captions([t.format(name) for t in templates]) for name in NAMES]
     mean = torch.stack([features.mean(0) / features.mean(0).norm() for features in by_hand])
     torch.testing.assert_close(text, mean)
