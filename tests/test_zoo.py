@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.experiments.conftest import figures
 
 import promptkit as package
 from promptkit import registry
 from promptkit.offered import LEARNERS
 from promptkit.testing import registered
-from tests.experiments.conftest import figures
 
 Command = Callable[..., "Finished"]
 
