@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.experiments.conftest import figures
 
 import promptkit as package
 from promptkit import registry
@@ -74,7 +73,7 @@ def test_a_learner_trains_resumes_after_a_stop_and_is_evaluated(
 
 
 def test_learners_that_adapt_find_the_same_in_processes_of_their_own(
-    promptkit: Command, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    promptkit: Command, figures: Callable[[Path], Any], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = tmp_path / "site/clip_promptkit_zoo-0.dist-info"  # what the processes of --jobs find
     info.mkdir(parents=True)
