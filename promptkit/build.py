@@ -69,7 +69,7 @@ def build_learner(config: RunConfig, registry: Registry, scene: Scene, to_train:
     losses = ["loss"] if to_train else []
     for slot in ("prompts", "projector", *losses):
         _check_given(classes[slot], f"{slot} {config.components[slot].name!r}", scene)
-    for slot in ("learner", *losses):
+    for slot in ("prompts", "projector", "learner", *losses):
         _check_needs(config, registry, slot)
 
     def component(slot: str) -> Any:
@@ -108,9 +108,12 @@ def _check_needs(config: RunConfig, registry: Registry, slot: str) -> None:
         fitting = [
             name for name, entry in registry.entries[SLOT_KINDS[other]].items() if issubclass(entry.value, needed)
         ]
-        ways = [f"{other}={name}" for name in sorted(fitting)] + [f"{slot}={getattr(Recipe, slot)}"]
+        ways = [f"{other}={name}" for name in sorted(fitting)]
+        if plain := getattr(Recipe, slot, ""):
+            ways.append(f"{slot}={plain}")
+        need = "need" if slot == "prompts" else "needs"
         raise ConfigError(
-            f"{slot} {chosen!r} needs {needed.__name__} in the slot {other}, where {there!r} stands",
+            f"{slot} {chosen!r} {need} {needed.__name__} in the slot {other}, where {there!r} stands",
             f"fits: --set {', or --set '.join(ways)}",
         )
 

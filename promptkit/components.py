@@ -41,6 +41,8 @@ class Component(nn.Module):
     """Does it need `Scene.descriptions`? Then a run needs --descriptions."""
     taught: ClassVar[bool] = False
     """Does it need `Scene.teacher`? Then a run needs --teacher."""
+    needs: ClassVar[Mapping[str, type]] = {}
+    """What has to stand in other slots, such as {"prompts": MyPrompts}; checked when the learner is built."""
 
     def __init__(self, options: Any, scene: Scene) -> None:
         super().__init__()
@@ -306,8 +308,6 @@ class Loss(Component, ABC):
     """The views it reads, checked when the learner is built."""
     unlabelled: ClassVar[bool] = False
     """Does it look at `Outputs.unlabelled`? Then a run needs --unlabelled."""
-    needs: ClassVar[Mapping[str, type]] = {}
-    """What has to stand in other slots, such as {"prompts": MyPrompts}; checked when the learner is built."""
 
     def templates(self) -> Sequence[str]:
         """Prompts with one `{}` for a zero-shot teacher; where there are none, `Outputs.teacher` stays None."""

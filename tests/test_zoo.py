@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from safetensors.torch import load_file
 
 import promptkit as package
-from promptkit import registry
+from promptkit import ConfigError, registry
 from promptkit.offered import LEARNERS
+from promptkit.registry import SLOT_KINDS
 from promptkit.testing import registered
+from promptkit.testing.specimen import Specimen
 
 Command = Callable[..., "Finished"]
 
@@ -115,3 +118,36 @@ def test_tip_adapter_without_training_keeps_its_cache(train: Command) -> None:
     full = state["prompts.filled"].bool()
     assert (state["prompts.keys"][full].norm(dim=-1) - 1).abs().max() < 1e-5
     assert not state["prompts.keys"][~full].any()
+
+
+@pytest.mark.parametrize("slot", ["prompts", "projector", "loss", "learner"])
+def test_any_component_works_in_another_recipe_or_is_refused(slot: str) -> None:
+    """In CoOp's: two steps are taken, and answers given."""
+    taken, refused = set(), set()
+    with registered(ALL, "clip-promptkit-zoo") as found:
+        coop = found.get("recipe", "coop")
+        for name in sorted(found.entries[SLOT_KINDS[slot]]):
+            needed = set(getattr(found.component(slot, name), "views", ("image",)))
+            views = [
+                n for n, entry in found.entries["views"].items() if needed <= set(getattr(entry.value, "names", ()))
+            ]
+            recipe = replace(coop, **{slot: name}, views="standard" if needed == {"image"} else views[0], settings={})
+            found.entries["recipe"]["mixed"] = replace(found.entries["recipe"]["coop"], name="mixed", value=recipe)
+            specimen = Specimen(found, "recipe", "mixed")
+            try:
+                learner = specimen.trained()
+            except ConfigError:
+                refused.add(name)
+                continue
+            assert specimen.answer(learner).isfinite().all(), name
+            taken.add(name)
+    assert (
+        refused
+        == {
+            "prompts": {"tip-adapter"},
+            "projector": {"promptkd"},
+            "loss": {"coprompt", "dapl", "mmrl", "proda", "tcp"},
+            "learner": {"dapl", "mmrl", "prograd", "promptkd", "rpo", "tip-adapter"},
+        }[slot]
+    )
+    assert len(taken) > 4

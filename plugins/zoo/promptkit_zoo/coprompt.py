@@ -5,9 +5,9 @@ released code (ShuvenduRoy/CoPrompt).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -76,11 +76,26 @@ def adapter(width: int) -> nn.Sequential:
     return nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
 
 
+class CoPrompt(Learner):
+    """Shows the second view to frozen CLIP alone."""
+
+    def required_features(self) -> FeatureSpec | None:
+        return None
+
+    def image_features(self, batch: Batch) -> ImageFeatures:
+        if "second" not in batch.views:
+            return super().image_features(batch)
+        seen = replace(self.encode_image(batch.views["image"]), prompts=None)
+        frozen = self.scene.backbone.encode_image(batch.views["second"], None, self.prompts.intermediates())
+        return replace(ImageFeatures.cat([seen, frozen]), views=("image", "second"))
+
+
 class CoPromptLoss(Loss):
     """Cross-entropy, and 1 - cosine to frozen CLIP's features: of the other view, and of a sentence about each class."""
 
     views = ("image", "second")
     described = True
+    needs: ClassVar[Mapping[str, type]] = {"learner": CoPrompt}
 
     @dataclass(frozen=True)
     class Options:
@@ -105,20 +120,6 @@ class CoPromptLoss(Loss):
             "text": self.options.weight * (1 - text.mean()),
             "image": self.options.weight * (1 - image.mean()),
         }
-
-
-class CoPrompt(Learner):
-    """Shows the second view to frozen CLIP alone."""
-
-    def required_features(self) -> FeatureSpec | None:
-        return None
-
-    def image_features(self, batch: Batch) -> ImageFeatures:
-        if "second" not in batch.views:
-            return super().image_features(batch)
-        seen = self.encode_image(batch.views["image"])
-        frozen = self.scene.backbone.encode_image(batch.views["second"])
-        return ImageFeatures(torch.cat([seen.pooled, frozen.pooled]), views=("image", "second"))
 
 
 @hookimpl

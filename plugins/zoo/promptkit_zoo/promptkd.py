@@ -96,6 +96,9 @@ class PromptKD(Learner):
         return self.said[1]
 
 
+PromptKDProjector.needs = {"learner": PromptKD}  # no other compares its features with those of the teacher
+
+
 @hookimpl
 def register_projectors(register: Callable[[str, type[Projector]], None]) -> None:
     register("promptkd", PromptKDProjector)

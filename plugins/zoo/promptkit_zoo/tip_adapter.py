@@ -77,6 +77,9 @@ class TipAdapter(Learner):
         return super().logits(view) + (votes if self.class_rows is None else votes[:, self.class_rows])
 
 
+TipAdapterCache.needs = {"learner": TipAdapter}  # no other fills it
+
+
 @hookimpl
 def register_prompts(register: Callable[[str, type[PromptGenerator]], None]) -> None:
     register("tip-adapter", TipAdapterCache)
