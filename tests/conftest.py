@@ -36,7 +36,6 @@ def pytest_collectstart() -> None:
     jaxtyping looks for all bytecode under a name of its own meanwhile."""
     import albumentations  # noqa: F401
     import open_clip  # noqa: F401
-    import torchmetrics  # noqa: F401
 
 
 @dataclass
@@ -98,16 +97,19 @@ class Environment:
         with (self.packages / "outer.pth").open("a") as file:
             file.writelines(f"{path}\n" for path in paths)
 
-    def python(self, *words: object, cwd: Path, **variables: str) -> Finished:
+    @property
+    def variables(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        done = subprocess.run(
-            [self.folder / "bin/python", "-P", *map(str, words)],
-            cwd=cwd,
-            env=kept | {"NO_ALBUMENTATIONS_UPDATE": "1"} | variables,
-            capture_output=True,
-            text=True,
-        )
+        return kept | {"NO_ALBUMENTATIONS_UPDATE": "1"}
+
+    def python(self, *words: object, cwd: Path, **variables: str) -> Finished:
+        words = (self.folder / "bin/python", "-P", *map(str, words))
+        done = subprocess.run(words, cwd=cwd, env=self.variables | variables, capture_output=True, text=True)
         return Finished(done.returncode, done.stdout, done.stderr)
+
+    def warm(self, folder: Path) -> "WarmProcess":
+        """Commands forked from a process of this environment, with what is installed there now."""
+        return WarmProcess(folder, self.folder / "bin/python", self.variables)
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +120,24 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 class WarmProcess:
     """Forks commands, or other code, from a process that has imported all that they need."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, python: str | Path = sys.executable, variables: dict[str, str] | None = None
+    ) -> None:
         self.folder, self.count = folder, 0
+        variables = variables or os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", Path(__file__).with_name("warm.py").read_text()],
+            [python, "-P", "-c", Path(__file__).with_name("warm.py").read_text()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=variables | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
+
+    def __enter__(self) -> "WarmProcess":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.process.communicate(timeout=60)
 
     def __call__(
         self, *words: object, cwd: Path, code: str = "", each: Sequence[dict[str, str]] = ({},)
@@ -161,9 +172,8 @@ class WarmProcess:
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
-    process = WarmProcess(tmp_path_factory.mktemp("warm"))
-    yield process
-    process.process.communicate(timeout=60)
+    with WarmProcess(tmp_path_factory.mktemp("warm")) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

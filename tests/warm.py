@@ -11,7 +11,6 @@ import sys
 import albumentations  # noqa: F401
 import open_clip  # noqa: F401
 import scipy.special  # noqa: F401
-import torchmetrics  # noqa: F401
 
 import promptkit.cli
 import promptkit.experiments.runner
