@@ -1,48 +1,44 @@
 """The demo's CLIP: a small open_clip model that was trained on the demo's pictures by examples/tiny_clip/train.py."""
 
-import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from open_clip.model import CLIP, set_model_preprocess_cfg
+from safetensors.torch import load_file
 from torch import Tensor
 
-from promptkit.backbones.openclip import OpenClipBackbone, load_openclip
+from promptkit.backbones.openclip import OpenClipBackbone
+from promptkit.backbones.prompt_tokenizer import ClipTokenizer
+from promptkit.files import plain_json, text_of
 
-CONFIG, COMPACT, FULL = "open_clip_config.json", "demo_clip.safetensors", "open_clip_model.safetensors"
+CONFIG, COMPACT = "open_clip_config.json", "demo_clip.safetensors"
 ROWS, TABLE = "token_rows", "token_embedding.weight"
 
 
 def load_demo_clip(weights: str = "demo") -> OpenClipBackbone:
-    """The demo's CLIP as `--backbone demo` gives it. It has only one set of weights, so `weights` is ignored.
-
-    The package holds them in half precision, with the rows of the token embedding that training changed alone. They are
-    unpacked into an open_clip `local-dir` for a moment, and loaded like any other.
-    """
+    """The demo's CLIP as `--backbone demo` gives it. It has only one set of weights, so `weights` is ignored."""
     with as_file(files("promptkit.demo") / "clip") as packed:
         return load_packed(packed)
 
 
 def load_packed(packed: Path) -> OpenClipBackbone:
-    """The model of a folder that holds its configuration and its compact weights."""
-    with TemporaryDirectory() as folder:
-        unpack(packed, Path(folder))
-        backbone = load_openclip(f"local-dir:{folder}", "demo")
-    backbone.name, backbone.weights = "demo", "demo"
-    return backbone
+    """The model of a folder that holds its configuration and its compact weights.
 
-
-def unpack(packed: Path, folder: Path) -> None:
-    """Write the whole model, as open_clip reads it, from the package's compact one."""
-    shutil.copy(packed / CONFIG, folder / CONFIG)
+    Those are in half precision, with the rows of the token embedding that training changed alone.
+    """
+    config = plain_json(text_of(packed / CONFIG))
+    whole = config["model_cfg"]
     tensors = {name: tensor if name == ROWS else tensor.float() for name, tensor in load_file(packed / COMPACT).items()}
     rows = tensors.pop(ROWS)
-    table = untrained_embedding(49408, tensors[TABLE].shape[1])
+    table = untrained_embedding(whole["text_cfg"]["vocab_size"], whole["text_cfg"]["width"])
     table[rows] = tensors[TABLE]
-    save_file({**tensors, TABLE: table}, folder / FULL)
+    with torch.random.fork_rng(devices=[]):
+        model = CLIP(**whole)
+    model.load_state_dict({**tensors, TABLE: table})
+    set_model_preprocess_cfg(model, {**config["preprocess_cfg"], "size": model.visual.image_size})
+    return OpenClipBackbone(model, ClipTokenizer(model.context_length), "demo", "demo", whole)
 
 
 def untrained_embedding(vocabulary: int, width: int) -> Tensor:

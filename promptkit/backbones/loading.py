@@ -17,7 +17,7 @@ import torch
 from open_clip.factory import _find_checkpoint_in_dir
 from torch import nn
 
-from promptkit.backbones.prompt_tokenizer import Tokenizer
+from promptkit.backbones.prompt_tokenizer import ClipTokenizer, Tokenizer
 from promptkit.errors import BackboneError, UnknownNameError
 from promptkit.files import plain_json, text_of
 
@@ -164,6 +164,8 @@ def _is_archive(path: Path) -> bool:
 
 def _tokenizer(source: Source, text: Mapping[str, Any]) -> Tokenizer:
     named = text.get("hf_tokenizer_name") or "siglip" in source.name.lower()
+    if not named and not text.get("tokenizer_kwargs"):
+        return ClipTokenizer(text.get("context_length", 77))
     fetched = source.schema == "hf-hub" or (not source.schema and bool(named))
     try:
         with _hub(needed=fetched):

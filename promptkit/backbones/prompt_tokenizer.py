@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
+import open_clip
 import torch
 from torch import Tensor
 
@@ -16,6 +17,20 @@ Tokenizer = Callable[..., Tensor]
 
 WIDE = 1024
 """Names are tokenised at this length, so that a long one is counted and not cut."""
+
+
+class ClipTokenizer:
+    """CLIP's own, as open_clip has it at hand: to make another takes a tenth of a second."""
+
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+
+    def __call__(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
+        ids: Tensor = open_clip.tokenize(texts, context_length or self.context_length)
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(open_clip.decode(torch.tensor(tokens)))
 
 
 class PromptTokenizer:

@@ -12,7 +12,7 @@ from open_clip.model import CLIP, set_model_preprocess_cfg
 from torch import nn
 
 from promptkit.backbones.openclip import OpenClipBackbone
-from promptkit.backbones.prompt_tokenizer import Tokenizer
+from promptkit.backbones.prompt_tokenizer import ClipTokenizer
 
 log = logging.getLogger("promptkit")
 
@@ -36,7 +36,7 @@ def tiny_backbone(
     whole = {"embed_dim": JOINT_WIDTH, **config}
     whole |= {"vision_cfg": {**VISION, **(vision or {})}, "text_cfg": {**TEXT, **(text or {})}}
     model = deepcopy(drawn(json.dumps(whole)))
-    return OpenClipBackbone(model, _tokenizer(model.context_length), "tiny", "none", whole)
+    return OpenClipBackbone(model, ClipTokenizer(model.context_length), "tiny", "none", whole)
 
 
 @cache
@@ -57,12 +57,6 @@ def drawn(config: str) -> CLIP:
         },
     )
     return model
-
-
-@cache
-def _tokenizer(context_length: int) -> Tokenizer:
-    tokenizer: Tokenizer = open_clip.get_tokenizer("ViT-B-16", context_length=context_length)
-    return tokenizer
 
 
 @torch.no_grad()

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import open_clip
 import pytest
 import torch
 
 from promptkit.backbones.base import Position
-from promptkit.backbones.prompt_tokenizer import PromptTokenizer
+from promptkit.backbones.prompt_tokenizer import ClipTokenizer, PromptTokenizer
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.errors import BackboneError
 
@@ -49,6 +50,15 @@ def test_any_frame(frame: str, position: Position, words: str) -> None:
         (expected,) = tokenizer([template])
         assert (expected[context_positions] == ord("X")).all()
         torch.testing.assert_close(classes.ids[row].index_fill(0, context_positions, ord("X")), expected)
+
+
+@pytest.mark.parametrize("length", [77, 32])
+def test_the_tokenizer_at_hand_is_open_clips_own(length: int) -> None:
+    texts = ["a photo of a dog.", "Übermäßig lang " * 20, ""]
+    ours, theirs = ClipTokenizer(length), open_clip.get_tokenizer("ViT-B-16", context_length=length)
+    assert torch.equal(ours(texts), theirs(texts))
+    assert torch.equal(ours("dog", context_length=9), theirs("dog", context_length=9))
+    assert ours.decode([320, 1125]) == theirs.decode([320, 1125])
 
 
 @pytest.mark.parametrize("frame", FRAMES)
