@@ -12,6 +12,7 @@ from promptkit.config import RunConfig
 from promptkit.data.descriptions import read_descriptions
 from promptkit.data.layouts import Dataset
 from promptkit.errors import ConfigError, PluginError
+from promptkit.imports import uncollected
 from promptkit.learner import Learner, Recipe
 from promptkit.registry import SLOT_KINDS, Registry
 from promptkit.settings import BackboneSettings
@@ -34,12 +35,13 @@ def pick_device(name: str) -> torch.device:
 
 def load_backbone(settings: BackboneSettings, registry: Registry) -> Backbone:
     """A registered backbone by its name; every other name is open_clip's."""
-    if settings.name in registry.entries["backbone"]:
-        backbone: Backbone = registry.get("backbone", settings.name)(settings.weights)
-    else:
-        from promptkit.backbones.openclip import load_openclip
+    with uncollected():
+        if settings.name in registry.entries["backbone"]:
+            backbone: Backbone = registry.get("backbone", settings.name)(settings.weights)
+        else:
+            from promptkit.backbones.openclip import load_openclip
 
-        backbone = load_openclip(settings.name, settings.weights)
+            backbone = load_openclip(settings.name, settings.weights)
     backbone.configure(settings)
     return backbone
 
@@ -124,7 +126,8 @@ def build_views(config: RunConfig, registry: Registry, backbone: Backbone, slot:
     Raises ConfigError when the loss needs a view of training pictures that is not made.
     """
     chosen, loss = config.components[slot], config.components["loss"]
-    views: Views = registry.component(slot, chosen.name)(chosen.options, backbone.image)
+    with uncollected():  # albumentations
+        views: Views = registry.component(slot, chosen.name)(chosen.options, backbone.image)
     if slot != "views":
         return views
     needed = registry.get("loss", loss.name).views

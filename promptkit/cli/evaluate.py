@@ -10,6 +10,7 @@ import typer
 
 from promptkit.cli import options
 from promptkit.errors import ConfigError
+from promptkit.imports import uncollected
 from promptkit.settings import BackboneSettings, EvalSettings, parsed
 
 if TYPE_CHECKING:
@@ -44,17 +45,18 @@ def evaluate(
 
     Learners are asked about the classes they were trained on, or, where the data has others, about those of the data.
     """
-    from rich.console import Console
+    with uncollected():
+        from rich.console import Console
 
-    from promptkit import distributed
-    from promptkit.cli.console import console, rank
-    from promptkit.cli.plugins import warn_broken
-    from promptkit.data.images import warn_unreadable
-    from promptkit.evaluation import evaluate as evaluation
-    from promptkit.evaluation.runs import keep_answers, open_runs
-    from promptkit.experiments.formats import rich_table
-    from promptkit.progress import reported
-    from promptkit.registry import installed
+        from promptkit import distributed
+        from promptkit.cli.console import console, rank
+        from promptkit.cli.plugins import warn_broken
+        from promptkit.data.images import warn_unreadable
+        from promptkit.evaluation import evaluate as evaluation
+        from promptkit.evaluation.runs import keep_answers, open_runs
+        from promptkit.experiments.formats import rich_table
+        from promptkit.progress import reported
+        from promptkit.registry import installed
 
     registry = installed()
     warn_broken(registry)

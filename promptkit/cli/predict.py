@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptkit.cli import options
+from promptkit.imports import uncollected
 from promptkit.settings import BackboneSettings, PredictSettings, parsed
 
 if TYPE_CHECKING:
@@ -40,18 +41,19 @@ def predict(
     A table on a terminal; elsewhere a line for each picture as it is done: path, then class and probability, likeliest
     first, with tabs between.
     """
-    from rich.console import Console
+    with uncollected():
+        from rich.console import Console
 
-    from promptkit.cli.console import console, visible
-    from promptkit.cli.plugins import warn_broken
-    from promptkit.data.images import Unreadable, warn_unreadable
-    from promptkit.errors import DataError
-    from promptkit.files import FOR_OUT, check_output
-    from promptkit.prediction.classifier import Answer, open_classifier
-    from promptkit.prediction.output import check_format, write_answers
-    from promptkit.prediction.pictures import find_pictures
-    from promptkit.progress import reported
-    from promptkit.registry import installed
+        from promptkit.cli.console import console, visible
+        from promptkit.cli.plugins import warn_broken
+        from promptkit.data.images import Unreadable, warn_unreadable
+        from promptkit.errors import DataError
+        from promptkit.files import FOR_OUT, check_output
+        from promptkit.prediction.classifier import Answer, open_classifier
+        from promptkit.prediction.output import check_format, write_answers
+        from promptkit.prediction.pictures import find_pictures
+        from promptkit.progress import reported
+        from promptkit.registry import installed
 
     if out:
         check_format(out)

@@ -9,6 +9,7 @@ import typer
 
 from promptkit.cli import options
 from promptkit.errors import ConfigError
+from promptkit.imports import uncollected
 
 
 @options.with_settings("train")
@@ -45,15 +46,16 @@ def train(
 
     What a setting is comes from the recipe, then the run file, then --set and the options here.
     """
-    from promptkit.cli.console import console
-    from promptkit.cli.plugins import warn_broken
-    from promptkit.config import read_run_file, resolve
-    from promptkit.data.inspection import warn_indistinct
-    from promptkit.faults import explained
-    from promptkit.registry import installed
-    from promptkit.runs.checkpoint import SETTINGS
-    from promptkit.runs.status import inspect_run
-    from promptkit.training.run import Run
+    with uncollected():
+        from promptkit.cli.console import console
+        from promptkit.cli.plugins import warn_broken
+        from promptkit.config import read_run_file, resolve
+        from promptkit.data.inspection import warn_indistinct
+        from promptkit.faults import explained
+        from promptkit.registry import installed
+        from promptkit.runs.checkpoint import SETTINGS
+        from promptkit.runs.status import inspect_run
+        from promptkit.training.run import Run
 
     out = out or (Path("runs") / recipe if recipe else None)
     if resume and not config and out and os.path.exists(out / SETTINGS):

@@ -25,6 +25,44 @@ def tensors(run: Path) -> dict[str, bytes]:
         return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
 
+FIRST_BATCH = """
+import gc, json, sys
+from promptkit.cli import main
+from promptkit.data import loading
+
+def first(samples):
+    print(json.dumps([gc.isenabled(), *sorted({name.partition(".")[0] for name in sys.modules})]))
+    raise SystemExit
+
+loading.collate = first
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["promptkit", *words]
+    try:
+        main()
+    except SystemExit:
+        pass
+"""
+
+
+def test_before_the_first_batch_no_library_is_imported_that_others_need(
+    train: Command, images: Path, tmp_path: Path
+) -> None:
+    train("zeroshot", "--out", "run")
+    tiny = ["--backbone", "tiny", "--weights", "none", "--workers", "0", "--data", str(images)]
+    commands = json.dumps([["eval", "run", "--workers", "0"], ["train", "coop", *tiny]])
+    done = subprocess.run([sys.executable, "-c", FIRST_BATCH, commands], cwd=tmp_path, capture_output=True, text=True)
+    by_eval, by_train = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    assert by_eval[0] is by_train[0] is True, "garbage is collected again"
+    views, others = (
+        {"albumentations", "cv2", "scipy"},
+        {"accelerate", "matplotlib", "pandas", "pyarrow", "torchmetrics"},
+    )
+    assert "open_clip" in by_eval
+    assert (views | others).isdisjoint(by_eval)
+    assert views <= {*by_train}
+    assert others.isdisjoint(by_train)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_leaves_learner_settings_and_log(recipe: str, train: Command, tmp_path: Path) -> None:
     done = train(recipe, "--out", "run")
