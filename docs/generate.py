@@ -70,6 +70,7 @@ def learners() -> str:
     measured = json.loads((ROOT / "benchmarks/zoo.json").read_text())
     setting = measured["setting"]
     lines = [
+        "---\nhide: [toc]\n---\n",  # the table needs the room
         "# All learners",
         "",
         f"What each one trains is counted on ViT-B/16 with {CLASSES} classes; what is one's own is in brackets. A step is of "
@@ -77,7 +78,7 @@ def learners() -> str:
         f"random weights: its processor time on {setting['machine']}, by `python benchmarks/zoo.py`. The packages' "
         "READMEs say where a learner differs from its released code.",
         "",
-        "| recipe | paper | year | kind | trains | parameters | slots | CPU s/step |",
+        "| recipe | kind | CPU s/step | parameters | trains | slots | year | paper |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     modules = [import_module(module) for module in entry_points["promptkit"].values()]
@@ -103,13 +104,17 @@ def _row(name: str, recipe: Recipe, registry: Registry, seconds: float | None) -
     (year,) = re.findall(r"\d{4}", recipe.paper)[-1:] or [""]
     kind = learner.adapts or ("trained" if count else "zero-shot")
     paper = re.sub(r",? ?\d{4}", "", recipe.paper)
-    cells = (f"`{name}`", paper, year, kind, ", ".join(f"`{owner}`" for owner in owners) or "nothing")
-    figures = (
-        f"{count:,}{each}",
-        ", ".join(f"`{slot}`" for slot in slots),
+    cells = (
+        f"`{name}`",
+        kind,
         "" if seconds is None else f"{seconds:.2f}",
+        f"{count:,}{each}",
+        ", ".join(f"`{owner}`" for owner in owners) or "nothing",
+        ", ".join(f"`{slot}`" for slot in slots),
+        year,
+        paper,
     )
-    return f"| {' | '.join((*cells, *figures))} |"
+    return f"| {' | '.join(cells)} |"
 
 
 def _on_zeros(name: str, registry: Registry, classes: int) -> Learner:

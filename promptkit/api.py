@@ -3,7 +3,7 @@
 Settings are keyword arguments, by the name of the command's option or as `slot.field`:
 
     run = promptkit.train("gopro", data="pictures/", shots=16, **{"prompts.n_ctx": 8})
-    run.evaluate(domains="sketch").scores["sketch"]["accuracy"]
+    run.evaluate(domains="sketch")["sketch"]["accuracy"]
 """
 
 from collections.abc import Mapping, Sequence

@@ -260,14 +260,14 @@ def test_the_page_of_learners_has_every_one_with_what_it_trains() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \|(.*)$", generator().learners(), re.MULTILINE)
     found = dict(rows)
     assert found.keys() == {*LEARNERS, "zeroshot"}
-    assert "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR | 2023 | trained" in found["maple"]
-    assert "| 3,555,072 | `prompts=maple` |" in found["maple"]
+    assert "`prompts=maple` | 2023 | Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR |" in found["maple"]
+    assert re.match(r" trained \| \d+\.\d\d \| 3,555,072 \|", found["maple"])
     assert "| 46,080 |" in found["promptsrc"]
-    assert "| `prompts.ctx` | 2,048 |" in found["kgcoop"]
+    assert "| 2,048 | `prompts.ctx` |" in found["kgcoop"]
     assert "| 51,200 (512 a class) |" in found["taskres"]
-    assert "| 2022 | episodic |" in found["tpt"]
+    assert found["tpt"].startswith(" episodic |")
     measured = json.loads((ROOT / "benchmarks/zoo.json").read_text())["seconds"]
-    assert {name for name, row in rows if not row.endswith("|  |")} == measured.keys()
+    assert {name for name, row in rows if re.match(r"[^|]*\| \d", row)} == measured.keys()
 
 
 def test_the_command_lines_page_has_every_command_and_option() -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image, ImageFilter
@@ -80,6 +81,18 @@ def test_a_page_shows_what_looks_odd(promptkit: Command, tmp_path: Path) -> None
     )
     done = promptkit("data", "set", "--html", "gone/page.html")
     assert (done.status, "gone/page.html can't be written" in done.err) == (2, True)
+
+
+def test_what_looks_odd_leads_to_its_pictures(promptkit: Command, tmp_path: Path, browser: Any) -> None:
+    write_images(tmp_path / "set", ["circle", "star"], [], per_class=4)
+    Image.new("RGB", (32, 32)).save(tmp_path / "set/star/black.png")
+    assert promptkit("data", "set", "--html", "page.html").status == 0
+    view = browser.new_page()
+    view.goto((tmp_path / "page.html").as_uri())
+    view.select_option("#label", "circle")
+    view.get_by_role("link", name="of one colour").click()
+    assert view.inner_text("#count") == "1 picture: of one colour"
+    assert view.get_by_text("star/black.png").is_visible()
 
 
 def test_a_named_data_set_without_its_split_file(promptkit: Command, eurosat: Path) -> None:
