@@ -31,6 +31,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tests")
 
 
+LONG = {
+    *("test_demo", "test_docs", "test_wheels", "test_jobs", "test_cluster", "test_benchmarks", "test_compile"),
+    *("test_bench", "test_notebook", "test_install"),
+}
+"""The files with the longest tests. They begin first, so that at the end no core waits for one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 def pytest_collectstart() -> None:
     """Load other packages first: what a module whose shapes are checked imports is compiled anew in every process, since
     jaxtyping looks for all bytecode under a name of its own meanwhile."""

@@ -1,7 +1,7 @@
 """Compiled towers: the same features, and no compilation for every new number of classes or pictures."""
 
-import subprocess
-import sys
+from collections.abc import Callable
+from pathlib import Path
 
 # In a process of its own: torch.compile sees the shape checks of the tests as code that is new each time. The backend
 # "eager" traces graphs as ever, and runs them without a C++ compiler.
@@ -37,9 +37,11 @@ for images, classes in ((4, 5), (3, 8), (4, 2), (2, 7), (5, 3), (6, 6)):
 """
 
 
-def test_compiled_towers_equal_eager_ones_and_do_not_compile_for_ever() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    graphs = [int(line) for line in done.stdout.split()]
+def test_compiled_towers_equal_eager_ones_and_do_not_compile_for_ever(
+    warm: Callable[..., "list[Finished]"], tmp_path: Path
+) -> None:
+    (done,) = warm(cwd=tmp_path, code=SCRIPT)
+    assert done.status == 0, done.err
+    graphs = [int(line) for line in done.out.split()]
     assert graphs[0] > 0
     assert graphs[-1] == graphs[2], graphs
