@@ -123,7 +123,7 @@ def test_tip_adapter_without_training_keeps_its_cache(train: Command) -> None:
 @pytest.mark.parametrize("slot", ["prompts", "projector", "loss", "learner"])
 def test_any_component_works_in_another_recipe_or_is_refused(slot: str) -> None:
     """In CoOp's: two steps are taken, and answers given."""
-    taken, refused = set(), set()
+    taken, refused = set(), dict[str, str]()
     with registered(ALL, "clip-promptkit-zoo") as found:
         coop = found.get("recipe", "coop")
         for name in sorted(found.entries[SLOT_KINDS[slot]]):
@@ -136,13 +136,13 @@ def test_any_component_works_in_another_recipe_or_is_refused(slot: str) -> None:
             specimen = Specimen(found, "recipe", "mixed")
             try:
                 learner = specimen.trained()
-            except ConfigError:
-                refused.add(name)
+            except ConfigError as error:
+                refused[name] = str(error)
                 continue
             assert specimen.answer(learner).isfinite().all(), name
             taken.add(name)
     assert (
-        refused
+        refused.keys()
         == {
             "prompts": {"tip-adapter"},
             "projector": {"promptkd"},
@@ -150,4 +150,5 @@ def test_any_component_works_in_another_recipe_or_is_refused(slot: str) -> None:
             "learner": {"dapl", "mmrl", "prograd", "promptkd", "rpo", "tip-adapter"},
         }[slot]
     )
+    assert all(" in the slot " in said for said in refused.values()), "they say what they need"
     assert len(taken) > 4

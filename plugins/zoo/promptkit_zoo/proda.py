@@ -8,6 +8,7 @@ by one more than there are prompts.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -76,8 +77,12 @@ class ProDAPrompts(ContextPrompts):
 
     def extra(self, features: ImageFeatures | None, text: Float[Tensor, "1 C K D"]) -> Mapping[str, Tensor]:
         """All prompts without a class name (K D)."""
-        nameless = self.scene.backbone.class_tokens(("",), self.ctx.shape[-2])
-        return {"nameless": self.scene.backbone.encode_text(TextPrompts(self.ctx[None]), nameless)[0, 0]}
+        return {"nameless": self.scene.backbone.encode_text(TextPrompts(self.ctx[None]), self.nobody)[0, 0]}
+
+    @cached_property
+    def nobody(self) -> ClassTokens:
+        """A class without a name."""
+        return self.scene.backbone.class_tokens(("",), self.ctx.shape[-2])
 
 
 class ProDALoss(Loss):
