@@ -80,11 +80,10 @@ def plan(
         f"preparing pictures",
         soft_wrap=True,
     )
-    table = Table(
-        "batch", "image tower", "text tower", "text passes", "peak", "fits", "a step", f"{epochs} epochs", box=None
-    )
+    long = f"{epochs} epoch{'s' * (epochs != 1)}"
+    table = Table("batch", "image tower", "text tower", "text passes", "peak", "fits", "a step", long, box=None)
     if planner.bank:
-        table.add_column(f"{epochs} epochs, cached views")
+        table.add_column(f"{long}, cached views")
     for batch in sorted({*BATCHES, config.train.batch_size}):
         needs = planner.needs(batch, planned)
         row = [

@@ -47,11 +47,14 @@ class Pieces:
     """What one picture, and the texts of all classes, take, in bytes and seconds."""
 
     weights: int
-    """Of the CLIP."""
+    """Of the CLIP, and what is learned."""
     process: int
-    """Held by this process, the CLIP included."""
-    learned: int
-    """Gradients, and what the optimiser keeps."""
+    """Held by this process, these included."""
+    states: int
+    """What the optimiser keeps."""
+    gradients: int
+    late: int
+    """Those of prompts, which are there when the towers have let go of what they kept."""
     views: int
     pixels: int
     """Of a picture in all its views."""
@@ -126,7 +129,8 @@ class Planner:
         text += piece.contexts_kept
         together = image + text if piece.image_kept else max(image, text)
         held = piece.process if device.type == "cpu" else piece.weights
-        peak = held + OVERHEAD + piece.learned + batch * piece.pixels + together
+        backward = max(together + piece.gradients - piece.late, piece.gradients)
+        peak = held + OVERHEAD + piece.states + batch * piece.pixels + backward
         towers, saying = views * piece.image_seconds, texts * piece.text_seconds + piece.contexts_seconds
         reading = batch * piece.read_seconds / max(1, self.workers)
         # Without processes that prepare pictures, the towers wait.
@@ -186,11 +190,14 @@ class Planner:
         _, image_kept = kept(lambda: few.encode_image(pixels[:1]).pooled, constants)
         spec = few.required_features()
         stored = split_parts(spec, seen).values() if spec and is_cacheable(spec) else ()
-        states = OPTIMIZER_STATES.get(self.config.train.optimizer, 2)
+        learned = sum(map(size, learner.parameters()))
+        beside = [tensor for each in few.parameters() for tensor in (each, each.grad) if tensor is not None]
         return Pieces(
-            sum(map(size, (*backbone.parameters(), *backbone.buffers()))),
-            psutil.Process().memory_info().rss,
-            (1 + states) * sum(map(size, learner.parameters())),
+            sum(map(size, (*backbone.parameters(), *backbone.buffers()))) + learned,
+            psutil.Process().memory_info().rss - sum(map(size, beside)),
+            OPTIMIZER_STATES.get(self.config.train.optimizer, 2) * learned,
+            learned,
+            sum(map(size, learner.prompts.parameters())),
             len(self.views.names),
             len(self.views.names) * size(pixels[0]),
             image_kept,

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_what_depends_on_the_picture_grows_with_the_batch() -> None:
     assert tight.needs(8).text < cocoop.needs(8).text
     gpu = planner("coop", backbone__memory_gb=4).needs(8, torch.device("cuda"))  # which need not be here
     assert gpu.peak < coop.needs(8).peak  # of its own memory, not of the process
+
+
+def test_gradients_of_prompts_come_when_the_towers_have_let_go() -> None:
+    plan = planner("gopro")
+
+    def peak(gradients: int, late: int) -> int:
+        plan.pieces = replace(plan.pieces, gradients=gradients, late=late)
+        return plan.needs(4).peak
+
+    none, much = peak(0, 0), 10**10
+    assert peak(1000, 1000) == none
+    assert peak(1000, 0) == none + 1000  # those of a projector are there from the start
+    assert none < peak(much, much) < none + much
 
 
 def test_the_bank_is_what_the_cache_will_hold(train: Command) -> None:
