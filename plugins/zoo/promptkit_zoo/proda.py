@@ -37,7 +37,7 @@ class ProDAPrompts(ContextPrompts):
         n_ctx: Annotated[int, "context tokens of a prompt", Ge(2)] = 16
         ctx_init: Annotated[str, "words to start from; without them, noise of deviation 0.02"] = ""
 
-    order: Tensor
+    seed: Tensor
     taken: Tensor
 
     def __init__(self, options: Any, scene: Scene) -> None:
@@ -52,7 +52,7 @@ class ProDAPrompts(ContextPrompts):
             "end": range(n // 4 * 2, n),
         }
         self.known: dict[tuple[tuple[str, ...], Position], ClassTokens] = {}
-        self.register_buffer("order", torch.arange(n))
+        self.register_buffer("seed", torch.randint(2**31, ()))
         self.register_buffer("taken", torch.zeros((), dtype=torch.long))
 
     def encode(self, features: ImageFeatures | None, classes: ClassTokens) -> Float[Tensor, "1 C K D"]:
@@ -68,12 +68,12 @@ class ProDAPrompts(ContextPrompts):
         return torch.cat(parts, 2)
 
     def draw(self) -> list[int]:
-        """The next prompts of the collection, in an order that is drawn anew when all have been taken."""
-        first = int(self.taken)
-        if not first:
-            self.order.copy_(torch.randperm(len(self.order)))
-        self.taken.fill_((first + self.options.n_batch) % len(self.order))
-        return sorted(self.order[first : first + self.options.n_batch].tolist())
+        """The next prompts, in an order that is another when all have been taken; the same in every process."""
+        n = self.options.n_prompts
+        turn, first = divmod(int(self.taken), n)
+        self.taken += self.options.n_batch
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(int(self.seed) + turn)).tolist()
+        return sorted(order[first : first + self.options.n_batch])
 
     def extra(self, features: ImageFeatures | None, text: Float[Tensor, "1 C K D"]) -> Mapping[str, Tensor]:
         """All prompts without a class name (K D)."""
