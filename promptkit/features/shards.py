@@ -29,6 +29,8 @@ MARK = ".lock"
 DIGEST = 16
 """Bytes that identify an image."""
 MAX_FILE = 1 << 50
+OPEN_FILES = 2
+"""Of a shard in use: what is mapped, and its mark."""
 _HEADER = 1 << 14
 """Bytes before the data. The header is written at the end, when the sizes are known."""
 _CHUNK = 1 << 24
@@ -237,6 +239,17 @@ def delete_unused(path: Path) -> bool:
         return False
     hidden.unlink(missing_ok=True)
     return True
+
+
+def allow_files(count: int) -> None:
+    """Let this process hold so many more files open, as far as the system lets it: often 1024 are allowed at first."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and count > soft // 2:
+            most = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def format_bytes(size: int) -> str:

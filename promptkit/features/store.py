@@ -9,6 +9,7 @@ writers, a size fixed in advance, and gives no room back when rows go, which a s
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -22,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from promptkit.errors import OutputError
 from promptkit.features.folder import delete_leftovers, feature_folder, keep_to_limit
-from promptkit.features.shards import DIGEST, SUFFIX, DamagedShardError, Shard, ShardWriter
+from promptkit.features.shards import DIGEST, OPEN_FILES, SUFFIX, DamagedShardError, Shard, ShardWriter, allow_files
 
 log = logging.getLogger("promptkit")
 
@@ -74,17 +76,19 @@ class FeatureStore:
         """Shard and row of each image."""
         self.unreadable: dict[bytes, str] = {}
         self._writer: ShardWriter | None = None
+        self._wrote = False
 
     def missing(self, images: Sequence[bytes]) -> list[int]:
         """Where images stand that have neither a row nor a reason. The others stay for as long as the store is open.
 
-        A damaged shard is dropped with a warning.
+        A damaged shard is dropped with a warning. Raises OutputError where the system lets no more files be open.
         """
         known = {shard.path.name for shard in self.shards}
         wanted = {image for image in images if not self._has(image)}
-        for path in sorted(self.folder.glob(f"{self.key.digest}-*{SUFFIX}")) if wanted else ():
-            if path.name in known:
-                continue
+        paths = sorted(self.folder.glob(f"{self.key.digest}-*{SUFFIX}")) if wanted else []
+        paths = [path for path in paths if path.name not in known]
+        allow_files(OPEN_FILES * len(paths))
+        for path in paths:
             try:
                 shard = Shard(path)
                 if wanted.isdisjoint(shard.contents.images) and wanted.isdisjoint(shard.contents.unreadable):
@@ -93,6 +97,11 @@ class FeatureStore:
             except FileNotFoundError:
                 continue  # another process deleted it
             except (DamagedShardError, OSError) as error:
+                if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                    raise OutputError(
+                        f"the features of {self.folder} lie in more files than may be open at once",
+                        "ulimit -n says how many; promptkit cache clear --older-than DAYS leaves fewer",
+                    ) from None
                 log.warning("the features in %s are damaged (%s); they are computed again", path, error)
                 if isinstance(error, DamagedShardError):
                     with contextlib.suppress(OSError):
@@ -111,7 +120,9 @@ class FeatureStore:
         Raises OutputError when there is no room or no permission.
         """
         if self._writer is None:
-            delete_leftovers()
+            if not self._wrote:
+                delete_leftovers()
+            self._wrote = True
             self._writer = ShardWriter(self.folder, self.key.digest, self.key.about)
         fresh = [i for i, image in enumerate(images) if not self._has(image)]
         if fresh:
@@ -166,7 +177,11 @@ class Rows:
         places = index.numpy()
         shard, row = self.shard[places], self.row[places]
         out = np.empty((len(places), int(np.prod(self.shape))), dtype=np.float32)
-        for number in np.unique(shard):
-            here = np.flatnonzero(shard == number)
-            out[here] = self.shards[number].rows[row[here]]
+        numbers = np.unique(shard)
+        for number in numbers:
+            rows, here = self.shards[number].rows, np.flatnonzero(shard == number)
+            if len(numbers) == 1:  # without a copy in between, which numpy makes unless it may clip
+                np.take(rows, row, axis=0, out=out, mode="clip")
+            else:
+                out[here] = rows[row[here]]
         return torch.from_numpy(out.reshape(-1, *self.shape))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from promptkit.errors import ConfigError
+from promptkit.errors import ConfigError, OutputError
 from promptkit.features import shards
 from promptkit.features.folder import LIMIT, cached_files, delete_leftovers
 from promptkit.features.shards import DamagedShardError, Shard, ShardWriter, delete_unused
@@ -64,6 +64,28 @@ def test_what_was_put_is_read_in_any_order_from_several_shards() -> None:
     found = store.located(images).read(order)
     assert torch.equal(found, torch.from_numpy(rows_of(images)[order.numpy()]))
     assert store.located(images).read(torch.empty(0, dtype=torch.int64)).shape == (0, 6)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux does")
+def test_more_shards_than_files_may_be_open_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    for first in range(60):
+        keep(names(1, first))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 20
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+        store = FeatureStore(KEY)
+        assert store.missing(names(60)) == []
+        assert torch.equal(store.located(names(60)).read(torch.arange(60)), torch.from_numpy(rows_of(names(60))))
+        del store
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+        monkeypatch.setattr("promptkit.features.store.allow_files", lambda count: None)
+        with pytest.raises(OutputError, match="more files than may be open at once"):
+            FeatureStore(KEY).missing(names(60))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_another_key_has_rows_of_its_own() -> None:
