@@ -1,4 +1,4 @@
-"""Benchmarks: `python benchmarks/run.py text|steps|memory|budget|views|eval|largest`; `all` does one after the other.
+"""Benchmarks: `python benchmarks/run.py text|steps|memory|budget|views|eval|largest|store`; `all` does one after the other.
 
 Both sides of a ratio run in turns in one process, with the same threads, weights and inputs, and what they compute is
 compared: a difference beyond the tolerance ends the run. Times are the best of several, in CPU seconds of the process
@@ -21,6 +21,7 @@ import numpy as np
 import plain
 import torch
 from measuring import best, check, classnames, learner_for, ratios, report, reset_mark, resident
+from store import store
 from text_tower import low_rank, text
 
 from promptkit.backbones.base import Backbone
@@ -218,6 +219,7 @@ TABLES = {
     "views": views,
     "eval": evaluation,
     "largest": largest,
+    "store": store,
 }
 
 

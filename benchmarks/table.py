@@ -44,6 +44,16 @@ def lines(row: dict[str, Any]) -> Iterator[Line]:
             what = f"eval of {row['runs']} on {row['images']} pictures, again: s"
             times = row["second times (wall)"]
             yield what, f"{row['no cache wall s']:.3g}", f"{row['second wall s']:.3g}", f"{times:.1f}"
+        case "store":
+            size = f"{row['rows']} rows, {row['MB']:.0f} MB"
+            for what, plain, kept in (
+                ("kept: MB/s", "write plain", "write store"),
+                ("opened and read: MB/s", "read plain", "opened and in order"),
+                ("read, opened before: MB/s", "read plain", "in order"),
+                ("read at random: MB/s", "read plain", "at random"),
+            ):
+                sides = [row[f"{side}, MB/s"] for side in (plain, kept)]
+                yield f"{size} {what}", *(f"{side:.0f}" for side in sides), f"{sides[1] / sides[0]:.2f}"
         case "largest":
             what = f"pictures of {row['C']} classes whose activations fit in {row['budget_GB']:g} GB"
             yield what, "", str(row["B"]), ""

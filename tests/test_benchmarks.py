@@ -42,7 +42,7 @@ def test_every_table_in_its_smallest_form(
     printed = run("run.py", "all", "--smoke", "--threads", 1, "--out", kept)
     rows = [json.loads(line) for line in printed.splitlines()]
     tables = {row["table"] for row in rows}
-    assert {"text", "low rank", "steps", "eval", "largest"} <= tables
+    assert {"text", "low rank", "steps", "eval", "largest", "store"} <= tables
     assert [row["recipe"] for row in rows if row["table"] == "steps"] == ["coop", "cocoop", "gopro-reference"]
     assert kept.read_text() == printed
     monkeypatch.setattr(sys, "argv", ["table.py", str(kept), "--figure", str(figure)])
