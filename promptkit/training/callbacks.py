@@ -47,7 +47,8 @@ class Callback:
         """Before the first step."""
 
     def on_step(self, terms: Mapping[str, float], images: int) -> None:
-        """After a step: the loss terms and metrics of its batch, and its number of images in this process."""
+        """After a step: its number of images in this process, and the loss terms and metrics of the last batch whose
+        figures were read; on a GPU not every step's are, since it would be waited for."""
 
     def on_epoch(self, result: EpochResult) -> None:
         """After an epoch; the learner is in evaluation mode."""

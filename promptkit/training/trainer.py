@@ -6,8 +6,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import Tensor
 
@@ -26,6 +28,25 @@ from promptkit.training.optimizer import load_optimizer, make_optimizer, optimiz
 
 log = logging.getLogger("promptkit")
 
+READ_EVERY = 16
+"""Steps of a GPU, which goes on while nothing is read from it. A CPU is read after each: it makes nobody wait."""
+READ_ALONE = 3
+"""The first steps of a process are read one by one: by their times `Forecast` tells how long the rest takes."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A step whose figures are on the device still."""
+
+    step: int
+    images: int
+    names: tuple[str, ...]
+    """Loss terms first, then metrics."""
+    terms: int
+    """How many of them are loss terms."""
+    figures: Float[Tensor, " names+1"]
+    """In float64, and behind them the norm of the gradient before clipping."""
+
 
 class Trainer:
     """Trains a learner. Between any two steps, `state` is all it takes to go on in another process.
@@ -39,6 +60,11 @@ class Trainer:
         self.settings = settings
         self.device = learner.scene.backbone.device
         self.loop = LoopState.before(1)
+        self.read_every = 1 if self.device.type == "cpu" else READ_EVERY
+        self.steps = 0
+        self.unread: list[Unread] = []
+        self.finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self.figures: dict[str, float] = {}
         self.parameters = list(learner.parameters())
         self.optimizer = make_optimizer(learner, settings)
         # As the published learners do: warm-up epochs at a constant rate, then a schedule over `epochs` from the peak.
@@ -61,8 +87,8 @@ class Trainer:
     def train(self, callbacks: Sequence[Callback] = ()) -> None:
         """Train from `loop` to the end; the callbacks hear of every step and epoch, in their order.
 
-        Raises TrainingError when a loss term or the gradient is not finite, before it reaches any parameter, when what
-        was learned by the end of an epoch is not, before the callbacks hear of it, and when there is not enough memory;
+        Raises TrainingError when a loss term or the gradient is not finite, which reaches no parameter, when what was
+        learned by the end of an epoch is not, before the callbacks hear of it, and when there is not enough memory;
         DataError for an unreadable image where there are several processes.
         """
         try:
@@ -101,18 +127,15 @@ class Trainer:
             terms, metrics = self._forward_backward(batch)
             if at.step == 1:
                 warn_unreached(self.learner)
-            figures, norm = self._update(terms, metrics)
-            at.norms += norm
+            images = len(batch.label)
+            self._update(terms, metrics, images)
             self.learner.step_end(at.step)
             at.steps_in_epoch += 1
-
-            images = len(batch.label)
-            for name, figure in figures.items():
-                at.sums[name] = at.sums.get(name, 0.0) + figure * images
             at.images += images
             for callback in callbacks:
-                callback.on_step(figures, images)
+                callback.on_step(self.figures, images)
 
+        self._read()
         self.learner.epoch_end(at.epoch, self.settings.epochs)
         check_learned(self.learner, f"after step {at.step} (epoch {at.epoch})")
         self.learner.eval()
@@ -165,27 +188,53 @@ class Trainer:
         self.learner.backward(terms)
         return {name: term.detach() for name, term in terms.items()}, metrics
 
-    def _update(self, terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> tuple[dict[str, float], float]:
-        """Let the optimiser use the gradients of all processes; returns the figures, and the norm before clipping.
+    def _update(self, terms: Mapping[str, Tensor], metrics: Mapping[str, Tensor], images: int) -> None:
+        """Let the optimiser use the gradients of all processes.
 
-        A step waits for its device once, here. Raises TrainingError naming the first loss term or metric that is not
-        finite, or the norm; the parameters are as they were.
+        A step waits for its device here, and only where figures are read. What is not finite is known on the device at
+        once: from then on no step moves a parameter, until the next read raises TrainingError.
         """
         distributed.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or torch.inf)
-        scalars = {**terms, **metrics, "": norm}
-        read = torch.stack([scalar.detach().to(torch.float64) for scalar in scalars.values()]).tolist()
-        figures = dict(zip(scalars, read, strict=True))
-        for name, figure in figures.items():
-            if not math.isfinite(figure):
-                kind = "loss term" if name in terms else "metric"
-                what = f"{kind} {name!r}" if name else "the norm of the gradient"
-                raise TrainingError(
-                    f"{what} is {figure} at step {self.loop.step} (epoch {self.loop.epoch})",
-                    "try a smaller --lr, or --set train.clip_grad=1" if name else "try a smaller --lr",
-                )
+        scalars = {**terms, **metrics}
+        figures = torch.stack([scalar.detach().to(torch.float64) for scalar in (*scalars.values(), norm)])
+        self.unread.append(Unread(self.loop.step, images, tuple(scalars), len(terms), figures))
+        self.steps += 1
+        if self.steps <= READ_ALONE or len(self.unread) >= self.read_every:
+            self._read()
+            self.optimizer.step()
+            return
+        self.finite &= figures.isfinite().all()
+        before = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizer.step()
-        return figures, figures.pop("")
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, before, strict=True):
+                parameter.copy_(torch.where(self.finite, parameter, value))
+
+    def _read(self) -> None:
+        """Take the figures of all unread steps from the device, which is waited for, into the sums of the epoch.
+
+        Raises TrainingError naming the first loss term or metric that is not finite, or the norm; the parameters are as
+        they were before that step.
+        """
+        unread, self.unread = self.unread, []
+        if not unread:
+            return
+        read = iter(torch.cat([step.figures for step in unread]).tolist())
+        for step in unread:
+            values = dict(zip((*step.names, ""), read, strict=False))  # the norm is the last of each step
+            for number, (name, value) in enumerate(values.items()):
+                if not math.isfinite(value):
+                    kind = "loss term" if number < step.terms else "metric"
+                    what = f"{kind} {name!r}" if name else "the norm of the gradient"
+                    raise TrainingError(
+                        f"{what} is {value} at step {step.step} (epoch {self.loop.epoch})",
+                        "try a smaller --lr, or --set train.clip_grad=1" if name else "try a smaller --lr",
+                    )
+            self.loop.norms += values.pop("")
+            for name, value in values.items():
+                self.loop.sums[name] = self.loop.sums.get(name, 0.0) + value * step.images
+            self.figures = values
 
     def _finish_epoch(self, rate: float, seconds: float, unreadable: list[Unreadable]) -> EpochResult:
         at = self.loop
@@ -212,6 +261,7 @@ class Trainer:
 
         Raises TrainingError when what was learned is not finite.
         """
+        self._read()
         check_learned(self.learner, f"after step {self.loop.step} (epoch {self.loop.epoch})")
         tensors = {f"learner.{name}": tensor.detach().cpu() for name, tensor in self.learner.state_dict().items()}
         kept, scalars, groups = optimizer_state(self.optimizer)

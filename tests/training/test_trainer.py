@@ -1,7 +1,9 @@
 """The loop: its schedule, its answers to trouble."""
 
+import itertools
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,18 +24,18 @@ from promptkit.registry import installed
 from promptkit.runs.checkpoint import read_metadata, read_tensors
 from promptkit.settings import LoaderSettings
 from promptkit.training.callbacks import Callback, EpochResult
-from promptkit.training.trainer import Trainer, generator_states
+from promptkit.training.trainer import READ_ALONE, READ_EVERY, Trainer, generator_states
 
 Command = Callable[..., "Finished"]
 
 
-def trainer(images: Path, recipe: str = "cocoop", **settings: object) -> Trainer:
+def trainer(images: Path, recipe: str = "cocoop", device: str = "cpu", **settings: object) -> Trainer:
     config = resolve(installed(), recipe, sets=[f"train.{name}={value}" for name, value in settings.items()])
-    backbone = tiny_backbone()
+    backbone = tiny_backbone().to(torch.device(device))
     dataset = read_dataset(images, ["photo"])
     learner = build_learner(config, installed(), Scene(backbone, dataset.classnames))
     views = build_views(config, installed(), backbone)
-    batches = train_loader(dataset.items, views, LoaderSettings(batch_size=8, workers=0), seed=1)
+    batches = train_loader(dataset.items, views, LoaderSettings(batch_size=8, workers=0), seed=1, pin_memory=device == "cuda")
     return Trainer(learner, batches, config.train)
 
 
@@ -218,17 +220,115 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("recipe", ["coop", "gopro"])
-def test_a_step_waits_for_its_device_once(images: Path, recipe: str) -> None:
+@pytest.mark.parametrize(("recipe", "every"), [("coop", 1), ("gopro", 1), ("coop", 4)])
+def test_a_step_waits_for_its_device_once_or_not_at_all(
+    images: Path, recipe: str, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = trainer(images, recipe, epochs=1)
-    counts: list[int] = []
+    running.read_every = every
+    counts, lists, tolist = [], [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: lists.append(tensor) or tolist(tensor))
 
     class Counted(Recorder):
         def on_step(self, terms: Mapping[str, float], images: int) -> None:
-            counts.append(reads.count)
+            counts.append((reads.count, len(lists)))
 
     with Reads() as reads:
         running.train([Counted()])
-    # The figures of a step are read as one list; between two steps nothing else is read.
-    assert len(counts) > 2
-    assert counts[-1] == counts[0]
+    # Figures are read as one list; between two steps nothing else is read.
+    assert len(counts) > 7
+    assert counts[-1][0] == counts[0][0]
+    read = [later[1] - earlier[1] for earlier, later in itertools.pairwise(counts)]
+    assert read == [1 if every == 1 or step < 3 or (step - 3) % every == 0 else 0 for step in range(1, len(read) + 1)]
+
+
+def steps_of(trainer: Trainer) -> list[list[torch.Tensor]]:
+    """What was learned after each step, until an error ends training."""
+    learned: list[list[torch.Tensor]] = []
+
+    class Kept(Callback):
+        def on_step(self, terms: Mapping[str, float], images: int) -> None:
+            learned.append([parameter.detach().clone() for parameter in trainer.parameters])
+
+    trainer.train([Kept()])
+    return learned
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_figures_read_every_few_steps_are_those_of_every_step(images: Path, optimizer: str) -> None:
+    often, seldom, heard = (trainer(images, "coop", epochs=3, optimizer=optimizer) for _ in range(3))
+    seldom.read_every = heard.read_every = 4
+    for one, other in zip(steps_of(often), steps_of(seldom), strict=True):
+        assert all(map(torch.equal, one, other))
+    results = [Recorder(), Recorder()]
+    for running, recorder in zip((trainer(images, "coop", epochs=3, optimizer=optimizer), heard), results, strict=True):
+        running.train([recorder])
+    figures = [[(result.terms, result.grad_norm) for result in recorder.results] for recorder in results]
+    assert figures[0] == figures[1]
+
+
+def test_a_state_holds_the_figures_of_steps_that_were_not_read(images: Path) -> None:
+    states = []
+
+    class Stop(Callback):
+        def on_step(self, terms: Mapping[str, float], images: int) -> None:
+            if running.loop.step == 5:
+                states.append(running.state()[1].loop)
+                raise KeyboardInterrupt
+
+    for every in (1, 100):
+        running = trainer(images, "coop", epochs=3)
+        running.read_every = every
+        with pytest.raises(KeyboardInterrupt):
+            running.train([Stop()])
+    assert states[0] == states[1]
+    assert states[0].sums["cross_entropy"] > 0
+
+
+@pytest.mark.parametrize("infinite", ["gradient", "term"])
+def test_a_step_that_is_not_finite_moves_nothing_though_it_is_read_later(images: Path, infinite: str) -> None:
+    running = trainer(images, "coop", epochs=4, weight_decay=0.1)
+    running.read_every = 4
+    backward = running.learner.backward
+
+    def broken(terms: Mapping[str, torch.Tensor]) -> None:
+        backward(terms)
+        if running.loop.step == 5:
+            if infinite == "term":
+                terms["cross_entropy"].data.fill_(math.inf)
+            else:
+                running.parameters[0].grad.fill_(math.nan)  # type: ignore[union-attr]
+
+    running.learner.backward = broken  # type: ignore[method-assign]
+    after: list[torch.Tensor] = []
+
+    class Kept(Callback):
+        def on_step(self, terms: Mapping[str, float], images: int) -> None:
+            after.append(running.parameters[0].detach().clone())
+
+    what = "loss term 'cross_entropy' is inf" if infinite == "term" else "the norm of the gradient is nan"
+    with pytest.raises(TrainingError, match=rf"{what} at step 5"):
+        running.train([Kept()])
+    assert len(after) > 4
+    assert not torch.equal(after[2], after[3])
+    assert torch.equal(running.parameters[0], after[3])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_torch_sees_no_step_wait_for_a_gpu_but_those_that_are_read(images: Path) -> None:
+    running = trainer(images, "coop", "cuda", epochs=8)
+    waited: list[int] = []
+
+    class Counted(Callback):
+        def on_step(self, terms: Mapping[str, float], images: int) -> None:
+            waited.append(len(warned))
+
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            running.train([Counted()])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waiting = sum(later > earlier for earlier, later in itertools.pairwise(waited))
+    assert waiting <= READ_ALONE + len(waited) // READ_EVERY + 8  # the end of an epoch is read, too
