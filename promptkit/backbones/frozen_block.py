@@ -5,7 +5,7 @@ queries, keys and values, what goes into the second norm, and into the activatio
 cost. The input alone will do where memory is short: then all of the block but its last linear map is computed again.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from promptkit.backbones.arena import Arena
 from promptkit.backbones.attention import Keys, attend
 from promptkit.backbones.segments import Segment
 
@@ -23,6 +24,13 @@ ACTIVATIONS: dict[type[nn.Module], tuple[float, Any, Any]] = {
     QuickGELU: (1.702, F.silu, aten.silu_backward),
 }
 """With (a, f, g): the activation of x is f(a x) / a, and g the gradient of f."""
+
+
+class Linear(NamedTuple):
+    """The part of `nn.MultiheadAttention` that makes queries, keys and values, which is no module of its own."""
+
+    weight: Tensor
+    bias: Tensor
 
 
 def is_frozen(block: Any) -> bool:
@@ -46,14 +54,22 @@ def is_frozen(block: Any) -> bool:
     )
 
 
+def kept_bytes(block: Any, tokens: int, recompute: bool, dtype: torch.dtype) -> int:
+    """What a block keeps, its input not counted but its output."""
+    hidden, width = block.mlp.c_fc.weight.shape
+    kept: int = width if recompute else 5 * width + hidden
+    return tokens * dtype.itemsize * kept
+
+
 def frozen_block(
-    block: Any, x: Float[Tensor, "#R S W"], segment: Segment, prefix: Keys | None, recompute: bool
+    block: Any, x: Float[Tensor, "#R S W"], segment: Segment, prefix: Keys | None, recompute: bool, arena: Arena | None
 ) -> tuple[Float[Tensor, "R S W"], Keys]:
     """The new tokens, and the keys and values of the segment (R H S d).
 
-    `recompute` keeps the input alone. First-order gradients only, to the tokens and the prefix.
+    `recompute` keeps the input alone. What is kept lies in the arena, if there is one. First-order gradients only, to the
+    tokens and the prefix.
     """
-    out, k, v = _FrozenBlock.apply(x, *(prefix or (None, None)), block, segment, recompute)
+    out, k, v = _FrozenBlock.apply(x, *(prefix or (None, None)), block, segment, recompute, arena)
     return out, (k.transpose(1, 2), v.transpose(1, 2))
 
 
@@ -67,13 +83,12 @@ class _FrozenBlock(torch.autograd.Function):
         block: Any,
         segment: Segment,
         recompute: bool,
+        arena: Arena | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         prefix = None if prefix_keys is None or prefix_values is None else (prefix_keys, prefix_values)
         scale, activate, _ = ACTIVATIONS[type(block.mlp.gelu)]
-        qkv, middle, hidden = kept = _to_activation(block, x, segment, prefix)
-        project = block.mlp.c_proj
-        out = torch.addmm(project.bias, activate(hidden), project.weight.T, alpha=1 / scale)
-        out = out.view_as(middle).add_(middle)
+        qkv, middle, hidden = kept = _to_activation(block, x, segment, prefix, None if recompute else arena)
+        out = _map(activate(hidden), block.mlp.c_proj, arena, alpha=1 / scale).view_as(middle).add_(middle)
         ctx.block, ctx.segment = block, segment
         ctx.save_for_backward(x, prefix_keys, prefix_values, *(() if recompute else kept))
         ctx.set_materialize_grads(False)
@@ -111,7 +126,7 @@ class _FrozenBlock(torch.autograd.Function):
             grad_x = _norm_backward(block.ln_1, found.pop(0) @ attn.in_proj_weight, x)
             if grad is not None:
                 grad_x += grad.sum(0, keepdim=True) if len(grad) > len(x) else grad
-        return grad_x, *(found or (None, None)), None, None, None
+        return grad_x, *(found or (None, None)), None, None, None, None
 
 
 def _heads(block: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,16 +134,23 @@ def _heads(block: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _to_activation(block: Any, x: Tensor, segment: Segment, prefix: Keys | None) -> tuple[Tensor, Tensor, Tensor]:
+def _to_activation(
+    block: Any, x: Tensor, segment: Segment, prefix: Keys | None, arena: Arena | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, the tokens between the two halves, and what goes into the activation, (tokens 4W)."""
-    attn, expand = block.attn, block.mlp.c_fc
-    scale = ACTIVATIONS[type(block.mlp.gelu)][0]
-    qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+    attn, scale = block.attn, ACTIVATIONS[type(block.mlp.gelu)][0]
+    to_qkv = Linear(attn.in_proj_weight, attn.in_proj_bias)
+    qkv = torch.unflatten(_map(block.ln_1(x).flatten(0, 1), to_qkv, arena), 0, x.shape[:2])
     attended = attend(*_heads(block, qkv), segment, prefix).flatten(2)
-    middle = F.linear(attended, attn.out_proj.weight, attn.out_proj.bias).add_(x)
-    normed = block.ln_2(middle).flatten(0, 1)
-    hidden = torch.addmm(expand.bias, normed, expand.weight.T, beta=scale, alpha=scale)
+    middle = torch.unflatten(_map(attended.flatten(0, 1), attn.out_proj, arena), 0, attended.shape[:2]).add_(x)
+    hidden = _map(block.ln_2(middle).flatten(0, 1), block.mlp.c_fc, arena, beta=scale, alpha=scale)
     return qkv, middle, hidden
+
+
+def _map(x: Float[Tensor, "tokens I"], linear: Any, arena: Arena | None, **scales: float) -> Float[Tensor, "tokens O"]:
+    """`alpha` times the linear map of x, and `beta` times its bias, in the arena if there is one."""
+    out = None if arena is None else arena.empty(len(x), len(linear.bias), dtype=x.dtype)
+    return torch.addmm(linear.bias, x, linear.weight.T, out=out, **scales)
 
 
 def _through_mlp(block: Any, grad: Tensor, middle: Tensor, hidden: Tensor) -> Tensor:

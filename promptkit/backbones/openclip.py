@@ -183,8 +183,8 @@ class OpenClipBackbone(Backbone):
         (n_classes, n_ctx), one = classes.context_positions.shape, self.logit_scale.new_zeros(1, 1, 1, 1)
         contexts = Rows(one.expand(rows, n_classes if per_class else 1, n_ctx, self.text_width))
         plan = self.encoder.plan(contexts, classes, True, device)
-        # The holes are between small tensors: passes that keep all, whose tensors are large, were measured to have none.
-        roomy = device.type == "cpu" and all(keep in ("graph", "all") for _, _, keep in plan.passes)
+        # The holes are between small tensors: autograd's graph, whose tensors are large, was measured to have none.
+        roomy = device.type == "cpu" and all(keep == "graph" for _, _, keep in plan.passes)
         return len(plan.passes), int(plan.bytes / HEAP_HOLES) if roomy else plan.bytes
 
     def use_less_memory(self) -> bool:

@@ -15,7 +15,9 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from promptkit.backbones.arena import Arena
 from promptkit.backbones.attention import Keys, attend
 from promptkit.backbones.blocks import BlockEdits, finish_block, project
 from promptkit.backbones.frozen_block import frozen_block, is_frozen
@@ -82,8 +84,10 @@ def _run_start(tower: TextTower, segment: Segment) -> Iterator[Keys]:
         yield keys
 
 
-def encode_packed(tower: TextTower, rows: Rows, layout: Layout, keep: Keep = "all") -> Float[Tensor, "R C K D"]:
-    """K is 1 unless there are read-only prompts."""
+def encode_packed(
+    tower: TextTower, rows: Rows, layout: Layout, keep: Keep = "graph", arena: Arena | None = None
+) -> Float[Tensor, "R C K D"]:
+    """K is 1 unless there are read-only prompts. The arena is for what frozen blocks keep."""
     shared, rest = layout.late or (
         layout.shared.embed(tower, rows.context) if layout.shared else None,
         layout.rest.embed(tower, rows.context),
@@ -99,12 +103,16 @@ def encode_packed(tower: TextTower, rows: Rows, layout: Layout, keep: Keep = "al
             if deep is not None:
                 shared = layout.shared.replace(shared, deep)
             queries: Queries = "none" if final else "all"
-            shared, keys = _step(tower, block, shared, layout.shared, prefix, queries, edits, keep)
+            shared, keys = _step(tower, block, shared, layout.shared, prefix, queries, edits, keep, arena)
             prefix = _append(prefix, keys)
         if deep is not None:
             rest = layout.rest.replace(rest, deep)
         queries = "all" if not final else "last" if readers is None else "none"
-        rest, keys = _step(tower, block, rest, layout.rest, prefix, queries, edits, keep)
+        arguments = tower, block, rest, layout.rest, prefix, queries, edits
+        if final and keep == "inputs":  # edits may draw random numbers
+            rest, keys = checkpoint(_step, *arguments, use_reentrant=False, preserve_rng_state=bool(edits))
+        else:
+            rest, keys = _step(*arguments, keep, arena)
         if readers is not None:
             (q,) = project(block, block.ln_1(readers), "q", edits)
             k, v = (t.transpose(1, 2) for t in keys)
@@ -129,14 +137,15 @@ def _step(
     prefix: Keys | None,
     queries: Queries,
     edits: BlockEdits | None = None,
-    keep: Keep = "all",
+    keep: Keep = "graph",
+    arena: Arena | None = None,
 ) -> tuple[Tensor, Keys]:
     """One block over a segment: the new tokens (all, or the last of each text) and this segment's keys and values.
 
     The keys and values of a segment of one text are a prefix of others; those of many texts are for what reads them.
     """
     if queries == "all" and keep != "graph" and not tower.compiled and not edits and is_frozen(block):
-        return frozen_block(block, x, segment, prefix, recompute=keep == "inputs")
+        return frozen_block(block, x, segment, prefix, keep == "inputs", arena)
     normed = block.ln_1(x)
     if queries == "all":
         q, k, v = project(block, normed, "qkv", edits)

@@ -33,14 +33,16 @@ class Cost:
     def of(block: Any, depth: int, tokens: int, frozen: bool, device: torch.device) -> "Cost":
         """`frozen`: the blocks keep what `frozen_block` does, not what autograd does."""
         width, hidden = block.mlp.c_fc.in_features, block.mlp.c_fc.out_features
-        token = 4 * tokens * (HEAP_HOLES if device.type == "cpu" else 1)
+        token = 4 * tokens
+        held = token * (HEAP_HOLES if device.type == "cpu" else 1)
         # Autograd keeps two inputs, q, k, v (padded: twice), the attention and what the activation needs.
         plain = 12 * width + 3 * hidden
         return Cost(
-            work=int(token * 3 * plain),  # of the forward pass, of attention computed again, and of the backward pass
-            inputs=int(token * depth * (2 * width if frozen else plain)),  # the holes between small ones are larger
-            everything=int(token * depth * (5 * width + hidden if frozen else plain)),
-            graph=int(token * depth * plain),
+            work=int(held * 3 * plain),  # of the forward pass, of attention computed again, and of the backward pass
+            # What frozen blocks keep lies in an arena. Behind the inputs: embedded tokens, and what follows the blocks.
+            inputs=int(token * (depth + 2) * width if frozen else held * depth * plain),
+            everything=int(token * depth * (5 * width + hidden) if frozen else held * depth * plain),
+            graph=int(held * depth * plain),
             largest=4 * tokens * hidden,
         )
 

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from promptkit.backbones.arena import Arena, Arenas
 from promptkit.backbones.blocks import check_edits
-from promptkit.backbones.frozen_block import is_frozen
+from promptkit.backbones.frozen_block import is_frozen, kept_bytes
 from promptkit.backbones.packed import Layout, encode_packed
 from promptkit.backbones.passes import Cost, Keep, default_budget, pass_sizes, spans, what_to_keep
 from promptkit.backbones.plain_text import Rows, encode_rows
@@ -68,6 +69,7 @@ class PromptEncoder:
         self._last_pass = (1, 1)
         self._last_bytes = 0
         self._layouts: WeakKeyDictionary[ClassTokens, dict[Any, Layout | None]] = WeakKeyDictionary()
+        self._arenas = Arenas()
         self._plain_because = _why_plain(tower)
         if self._plain_because:
             log.debug("text goes the plain path: %s", self._plain_because)
@@ -86,14 +88,20 @@ class PromptEncoder:
             return _split(rows.context.new_empty(rows.count, 0, each, self.tower.joint_width), prompts)
         gradients = torch.is_grad_enabled() and (rows.learned or not self.tower.frozen)
         passes, self._last_pass, self._last_bytes = self.plan(rows, classes, gradients, rows.context.device)
-        encode = self._encode_afresh if len(passes) > 1 and rows.context.device.type == "cpu" else self._encode
+        if not gradients:
+            self._arenas.clear()
+        afresh = len(passes) > 1 and rows.context.device.type == "cpu"
         features: dict[range, list[Tensor]] = {}
         for r, c, keep in passes:
             arguments = rows.part(r, c), classes, c, keep
+            if afresh:
+                _return_what_is_freed()
             if keep == "nothing":  # edits may draw random numbers
-                part = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=bool(rows.edits))
+                part = checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=bool(rows.edits))
             else:
-                part = encode(*arguments)
+                part = self._encode(*arguments)
+            if afresh and part.requires_grad:
+                torch.autograd.graph.register_multi_grad_hook([part], _return_what_is_freed)  # before its backward pass
             features.setdefault(r, []).append(part)
         return _split(torch.cat([torch.cat(parts, dim=1) for parts in features.values()]), prompts)
 
@@ -110,15 +118,19 @@ class PromptEncoder:
         self._last_pass = (1, 1)  # if memory runs out again before text is encoded, smaller passes would not help
         return True
 
-    def _encode_afresh(self, *arguments: Any) -> Tensor:
-        _return_what_is_freed()
-        return self._encode(*arguments)
-
     def _encode(self, rows: Rows, classes: ClassTokens, some: range, keep: Keep) -> Tensor:
         layout = self._layout(classes, some, rows)
         if layout is None:
             return encode_rows(self.tower, rows, _subset(classes, some))
-        return encode_packed(self.tower, rows, layout, keep)
+        return encode_packed(self.tower, rows, layout, keep, self._arena(rows, layout, keep))
+
+    def _arena(self, rows: Rows, layout: Layout, keep: Keep) -> Arena | None:
+        """For a pass on the CPU whose gradients are recorded."""
+        block, dtype = self.tower.blocks[0], self.tower.source.transformer.get_cast_dtype()
+        if keep == "graph" or rows.context.device.type != "cpu" or not torch.is_grad_enabled() or not is_frozen(block):
+            return None
+        tokens = rows.count * layout.tokens
+        return self._arenas.take(len(self.tower.blocks) * kept_bytes(block, tokens, keep == "inputs", dtype))
 
     def _layout(self, classes: ClassTokens, some: range, rows: Rows) -> Layout | None:
         """Made once for each set of classes. None: take the plain path."""
@@ -169,8 +181,8 @@ def _subset(classes: ClassTokens, some: range) -> ClassTokens:
     return ClassTokens(classes.names[picked], classes.ids[picked], classes.context_positions[picked])
 
 
-def _return_what_is_freed() -> None:
-    """Have glibc give back what a pass has freed: its holes would not fit the next one, and the peak was twice as high.
+def _return_what_is_freed(*_: Any) -> None:
+    """Have glibc give back what a pass has freed: small things that stay lie in it, and the next pass would not fit between.
 
     Other C libraries have no such call.
     """

@@ -87,6 +87,29 @@ def test_frozen_blocks_keep_half_of_what_autograd_keeps(monkeypatch: pytest.Monk
     assert kept["inputs"] < kept["graph"] / 8
 
 
+def test_steps_that_live_side_by_side_share_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is used again when nothing of a step is left, and no sooner."""
+    backbone = tiny_backbone()
+    classes = backbone.class_tokens(NAMES, 2)
+    contexts = [torch.randn(3, 1, 1, 2, 32, requires_grad=True) for _ in range(3)]
+
+    def encode(context: torch.Tensor) -> torch.Tensor:
+        return backbone.encode_text(TextPrompts(context), classes).square().cos().sum()
+
+    expected = [torch.autograd.grad(encode(context), context)[0] for context in contexts]
+    monkeypatch.setattr(prompt_encoder, "what_to_keep", lambda passes, *_: ["all"] * passes)
+    first, second = encode(contexts[0]), encode(contexts[1])
+    found = [torch.autograd.grad(second, contexts[1])[0]]
+    third = encode(contexts[2])  # in the memory of the second
+    found = [torch.autograd.grad(first, contexts[0])[0], *found, torch.autograd.grad(third, contexts[2])[0]]
+    assert distances(found, expected)[0] < 1e-5
+    arenas = backbone.encoder._arenas._free
+    assert [len(free) for free in arenas.values()] == [2]
+    with torch.no_grad():
+        encode(contexts[0])
+    assert not arenas
+
+
 def test_what_is_learned_in_a_block_gets_its_gradient() -> None:
     backbone = tiny_backbone()
     weight = backbone.text_tower.blocks[1].mlp.c_fc.weight.requires_grad_()

@@ -19,7 +19,7 @@ def test_a_step_with_a_thousand_classes_stays_in_its_budget() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # Five keep their blocks' inputs, or all; the others are computed twice.
-    assert (found["chunks"], found["passes done"], found["whole step"]) == (16, 27, True)
-    # What the allocator holds beside the estimate varies: 0.104 to 0.116 were seen.
-    assert found["peak GB"] < 1.3 * 0.1
+    # Eleven keep their blocks' inputs, or all; the others are computed twice.
+    assert (found["chunks"], found["passes done"], found["whole step"]) == (16, 21, True)
+    # What the allocator holds beside the estimate varies: 0.104 to 0.110 were seen.
+    assert found["peak GB"] < 1.2 * 0.1

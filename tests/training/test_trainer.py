@@ -29,13 +29,16 @@ from promptkit.training.trainer import READ_ALONE, READ_EVERY, Trainer, generato
 Command = Callable[..., "Finished"]
 
 
-def trainer(images: Path, recipe: str = "cocoop", device: str = "cpu", **settings: object) -> Trainer:
+def trainer(
+    images: Path, recipe: str = "cocoop", device: str = "cpu", batch_size: int = 8, **settings: object
+) -> Trainer:
     config = resolve(installed(), recipe, sets=[f"train.{name}={value}" for name, value in settings.items()])
     backbone = tiny_backbone().to(torch.device(device))
     dataset = read_dataset(images, ["photo"])
     learner = build_learner(config, installed(), Scene(backbone, dataset.classnames))
     views = build_views(config, installed(), backbone)
-    batches = train_loader(dataset.items, views, LoaderSettings(batch_size=8, workers=0), seed=1, pin_memory=device == "cuda")
+    loading = LoaderSettings(batch_size=batch_size, workers=0)
+    batches = train_loader(dataset.items, views, loading, seed=1, pin_memory=device == "cuda")
     return Trainer(learner, batches, config.train)
 
 
@@ -224,7 +227,7 @@ class Reads(TorchDispatchMode):
 def test_a_step_waits_for_its_device_once_or_not_at_all(
     images: Path, recipe: str, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = trainer(images, recipe, epochs=1)
+    running = trainer(images, recipe, batch_size=2, epochs=1)
     running.read_every = every
     counts, lists, tolist = [], [], torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: lists.append(tensor) or tolist(tensor))
@@ -239,7 +242,7 @@ def test_a_step_waits_for_its_device_once_or_not_at_all(
     assert len(counts) > 7
     assert counts[-1][0] == counts[0][0]
     read = [later[1] - earlier[1] for earlier, later in itertools.pairwise(counts)]
-    assert read == [1 if every == 1 or step < 3 or (step - 3) % every == 0 else 0 for step in range(1, len(read) + 1)]
+    assert read == [int(step <= READ_ALONE or (step - READ_ALONE) % every == 0) for step in range(2, len(read) + 2)]
 
 
 def steps_of(trainer: Trainer) -> list[list[torch.Tensor]]:
@@ -282,7 +285,7 @@ def test_a_state_holds_the_figures_of_steps_that_were_not_read(images: Path) -> 
         with pytest.raises(KeyboardInterrupt):
             running.train([Stop()])
     assert states[0] == states[1]
-    assert states[0].sums["cross_entropy"] > 0
+    assert states[0].sums["ce"] > 0
 
 
 @pytest.mark.parametrize("infinite", ["gradient", "term"])
@@ -295,7 +298,7 @@ def test_a_step_that_is_not_finite_moves_nothing_though_it_is_read_later(images:
         backward(terms)
         if running.loop.step == 5:
             if infinite == "term":
-                terms["cross_entropy"].data.fill_(math.inf)
+                terms["ce"].data.fill_(math.inf)
             else:
                 running.parameters[0].grad.fill_(math.nan)  # type: ignore[union-attr]
 
@@ -306,7 +309,7 @@ def test_a_step_that_is_not_finite_moves_nothing_though_it_is_read_later(images:
         def on_step(self, terms: Mapping[str, float], images: int) -> None:
             after.append(running.parameters[0].detach().clone())
 
-    what = "loss term 'cross_entropy' is inf" if infinite == "term" else "the norm of the gradient is nan"
+    what = "loss term 'ce' is inf" if infinite == "term" else "the norm of the gradient is nan"
     with pytest.raises(TrainingError, match=rf"{what} at step 5"):
         running.train([Kept()])
     assert len(after) > 4
