@@ -2,11 +2,14 @@ import signal
 
 
 def main() -> None:
-    """The program. While its modules are imported, Ctrl-C ends it without a trace."""
+    """The program. While its modules are imported, and once it has said its last word, Ctrl-C ends it without a trace."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from promptkit.cli import main as run
 
-    run()
+    try:
+        run()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

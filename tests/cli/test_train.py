@@ -288,6 +288,19 @@ def test_unreadable_images_are_named_and_counted_or_an_error(promptkit: Command,
     assert "can't be read" in strict.err
 
 
+def test_a_second_ctrl_c_leaves_no_trace_of_what_is_put_away_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptkit.__main__ import main
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys, "argv", ["promptkit", "--version"])
+    try:
+        with pytest.raises(SystemExit):
+            main()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_ends_cleanly_and_keeps_the_last_epoch(images: Path, tmp_path: Path) -> None:
     words = ["train", "coop", "--data", str(images), "--backbone", "tiny", "--weights", "none", "--epochs", "5000"]
     process = subprocess.Popen(
