@@ -113,11 +113,8 @@ class Learner(nn.Module):
     def _outputs(self, batch: Batch, text: Tensor | None = None) -> Outputs:
         """`text` where that of the classes is known already."""
         features = self.image_features(batch)
-        text = self.encode_text(features) if text is None else text
-        texts = text.chunk(len(features.views)) if self.prompts.conditional else [text] * len(features.views)
-        views = {
-            name: self.view(seen, said) for (name, seen), said in zip(features.split().items(), texts, strict=True)
-        }
+        text = self.text(features) if text is None else text
+        views = self.each_view(features, text)
         return Outputs(
             self.logits(views["image"]),
             views,
@@ -147,13 +144,7 @@ class Learner(nn.Module):
         features = self.image_features(batch)
         if len(features.views) > 1:
             features = features.split()["image"]
-        if self.prompts.conditional or self.training:
-            text = self.encode_text(features)
-        else:
-            if self._text is None:
-                self._text = self.encode_text(features)
-            text = self._text
-        return self.logits(self.view(features, text))
+        return self.logits(self.view(features, self.text(features)))
 
     def required_features(self) -> FeatureSpec | None:
         """What `forward` and `predict` read of the frozen image tower, which a cache may then serve.
@@ -192,6 +183,27 @@ class Learner(nn.Module):
         """Unit-norm text features of the current classes."""
         text = self.prompts.encode(features, self.classes)
         return text if self.class_rows is None else text[:, self.class_rows]
+
+    def text(self, features: ImageFeatures | None) -> Float[Tensor, "#B C K D"]:
+        """`encode_text`, once for all images where it depends on none and no gradients are recorded.
+
+        It is kept until the next training step, or until other classes are set.
+        """
+        if self.prompts.conditional or self.training or torch.is_grad_enabled():
+            return self.encode_text(features)
+        if self._text is None:
+            self._text = self.encode_text(features)
+        return self._text
+
+    def each_view(self, features: ImageFeatures, text: Float[Tensor, "#BV C K D"]) -> dict[str, View]:
+        """The views of a batch by name, each with the text it is compared with.
+
+        Args:
+            features: Of V views of B images, view after view, as `image_features` returns them.
+            text: As `text` returns them: for every view of every image where the prompts are conditional, else once.
+        """
+        texts = text.chunk(len(features.views)) if self.prompts.conditional else [text] * len(features.views)
+        return {name: self.view(seen, said) for (name, seen), said in zip(features.split().items(), texts, strict=True)}
 
     def view(self, features: ImageFeatures, text: Float[Tensor, "#B C K D"]) -> View:
         """A view's features, and what the projector makes of them."""

@@ -54,6 +54,11 @@ def restore(run: Path, config: RunConfig, backbone: Backbone, classnames: Sequen
             f"not on {backbone.name} {backbone.weights} (weights {backbone.fingerprint[:12]})",
             "a learner works with the very weights it was trained on; point --backbone and --weights to them",
         )
+    if not metadata.finished:
+        log.warning(
+            "%s is not finished: this is what it had learned by epoch %d of %d; promptkit train --out %s --resume goes on",
+            *(run, metadata.epoch, metadata.epochs, run),
+        )
     descriptions: Mapping[str, Sequence[str]] = metadata.descriptions
     if config.data.descriptions != metadata.settings["data"].get("descriptions"):
         descriptions = read_descriptions(Path(config.data.descriptions)) if config.data.descriptions else {}

@@ -44,7 +44,15 @@ def check_terms(specimen: Specimen) -> None:
     try:
         terms = learner.loss(replace(outputs, views=declared))
     except KeyError as error:
-        raise Defect(f"the loss reads the view {error} without declaring it: add it to `views` of the class") from None
+        if error.args[0] in outputs.views:
+            raise Defect(
+                f"the loss reads the view {error} without declaring it: add it to `views` of the class"
+            ) from None
+        handed = ", ".join(outputs.extra) or "nothing"
+        raise Defect(
+            f"the loss asks for {error}, which is no view; `outputs.extra` holds {handed}: if a component has to hand it "
+            "over in extra(), say which in `needs`"
+        ) from None
     contract.check_terms(terms)
     for name, term in terms.items():
         if not torch.isfinite(term):

@@ -9,9 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import promptkit as package
-from promptkit.testing import registered, write_images
+from promptkit.tensors import Batch
+from promptkit.testing import build_recipe, registered, write_images
 
 Command = Callable[..., "Finished"]
 
@@ -59,6 +61,20 @@ def test_a_new_part_passes_its_checks(kind: str, promptkit: Command, monkeypatch
         own = imported("own_test", folder / "tests/test_my_own.py", monkeypatch)
         (test,) = [value for name, value in vars(own).items() if name.startswith("test_")]
         test()
+
+
+def test_a_new_learner_that_adapts_takes_prompts_that_look_at_the_picture(
+    promptkit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each view is compared with the texts that its own picture made."""
+    with made(promptkit, "my-own", "test-time", monkeypatch):
+        sets = ["learner=my-own", "test_views=my-own", "test_views.crops=1", "learner.sure=1"]
+        learner, cocoop = (build_recipe("cocoop", ["cat", "dog"], sets=some).eval() for some in (sets, ()))
+    cocoop.load_state_dict(learner.state_dict())
+    views = torch.randn(2, 3, 3, 32, 32)
+    found = learner.predict(Batch(dict(zip(learner.test_views.names, views, strict=True)), torch.zeros(3).long()))
+    alone = [cocoop.predict(Batch.of(view)) for view in views]
+    assert torch.allclose(found, torch.stack(alone).mean(0), atol=1e-4)
 
 
 def test_a_new_data_set_is_read_and_trained_on(

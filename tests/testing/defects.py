@@ -379,6 +379,11 @@ class Undeclared(SoundLoss):
     views = ("image",)
 
 
+class Unhanded(SoundLoss):
+    def forward(self, outputs: Outputs) -> dict[str, Tensor]:
+        return {"head": outputs.extra["head"].mean()}
+
+
 class NeedsMore(SoundLoss):
     views = ("image", "noisy", "cropped")
 

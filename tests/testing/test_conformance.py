@@ -95,6 +95,7 @@ def test_a_sound_plugin_passes_every_check() -> None:
         ("loss", "Infinite", "loss terms", "is -inf on sound pictures"),
         ("loss", "Empty", "loss terms", "the loss returns no terms"),
         ("loss", "Undeclared", "loss terms", "reads the view 'noisy' without declaring it"),
+        ("loss", "Unhanded", "loss terms", "asks for 'head', which is no view; `outputs.extra` holds nothing"),
         ("loss", "Raises", "loss terms", "loss (Raises.forward, line "),
         ("learner", "InOrder", "new classes", "treat every class alike"),
         ("learner", "ResetsBackbone", "backbone untouched", "don't call train()"),

@@ -25,6 +25,7 @@ from promptkit.runs.checkpoint import LOG, WEIGHTS, read_metadata, read_tensors
 from promptkit.runs.folder import RunFolder
 from promptkit.runs.lock import FolderLock, is_locked
 from promptkit.training.run import Run
+from promptkit.training.trainer import Trainer
 
 Command = Callable[..., "Finished"]
 
@@ -288,6 +289,21 @@ def test_a_run_that_is_replaced_stays_until_the_new_one_has_something(
     assert train("coop", "--out", "run", "--force", "--seed", "2").status == 0
     assert files().keys() == whole.keys()
     assert [name for name, content in files().items() if whole[name] == content] == [".lock"]
+
+
+def test_what_is_not_finished_or_not_trained_is_said(
+    train: Command, promptkit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Trainer._train_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Trainer, "_train_epoch", lambda self, heard: whole(self, heard) if self.loop.epoch == 1 else interrupted()
+        )
+        assert train("coop", "--out", "run", "--epochs", "2").status == 130
+    assert "run is not finished: this is what it had learned by epoch 1 of 2" in promptkit("eval", "run").err
+    assert train("coop", "--out", "run", "--epochs", "2", "--resume").status == 0
+    assert "is not finished" not in promptkit("eval", "run").err
+    assert "zeroshot has nothing to train" in train("zeroshot", "--out", "none", "--epochs", "2").err
 
 
 def interrupted(*_: object) -> None:
