@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -243,6 +244,9 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield opened
         opened.close()
+        # One that was forked holds the driver's pipes open, and Playwright would wait for ever.
+        for child in multiprocessing.active_children():
+            child.kill()
 
 
 @pytest.fixture(scope="session")
