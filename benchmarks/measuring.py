@@ -1,4 +1,7 @@
-"""What the benchmarks share: class names, the learner of a recipe, timing in turns, and comparing what came out."""
+"""What the benchmarks share: class names, the learner of a recipe, timing in turns, and comparing what came out.
+
+Loading it loads no CLIP, which not all of them need.
+"""
 
 import argparse
 import ctypes
@@ -6,16 +9,12 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from open_clip import IMAGENET_CLASSNAMES
 
-from promptkit.build import build_learner, load_backbone
-from promptkit.components import Scene
-from promptkit.config import resolve
-from promptkit.learner import Learner
-from promptkit.registry import installed
+if TYPE_CHECKING:
+    from promptkit.learner import Learner
 
 CALTECH = """
     accordion, airplane, anchor, ant, barrel, bass, beaver, binocular, bonsai, brain, brontosaurus, buddha,
@@ -30,10 +29,17 @@ def classnames(n: int) -> list[str]:
     """Of the first 50 names of Caltech-101; ImageNet's, spread evenly, where more are asked for."""
     if n <= 50:
         return [name.strip() for name in CALTECH.split(",")][:n]
+    from open_clip import IMAGENET_CLASSNAMES
+
     return list(IMAGENET_CLASSNAMES[:: 1000 // n][:n])
 
 
-def learner_for(recipe: str, options: argparse.Namespace, classes: int) -> Learner:
+def learner_for(recipe: str, options: argparse.Namespace, classes: int) -> "Learner":
+    from promptkit.build import build_learner, load_backbone
+    from promptkit.components import Scene
+    from promptkit.config import resolve
+    from promptkit.registry import installed
+
     flags = {"backbone.name": options.backbone, "backbone.weights": "none"}
     config = resolve(installed(), recipe, flags=flags)
     backbone = load_backbone(config.backbone, installed())
@@ -59,6 +65,16 @@ def check(name: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -
     return off
 
 
+def a_training(about: str | None) -> argparse.ArgumentParser:
+    """The arguments of a benchmark of one training."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("recipe")
+    parser.add_argument("backbone")
+    parser.add_argument("batch", type=int)
+    parser.add_argument("classes", type=int)
+    return parser
+
+
 kept_in: Path | None = None
 """Where rows go, beside being printed."""
 
@@ -81,7 +97,7 @@ def ratios(times: dict[str, tuple[float, float]], base: str) -> dict[str, Any]:
 
 
 def resident(key: str) -> int:
-    """In bytes (Linux): VmRSS now, VmHWM at most since the mark was reset."""
+    """In bytes (Linux): VmRSS now, RssAnon of it what is of no file, VmHWM at most since the mark was reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 

@@ -4,11 +4,10 @@ The step is forward, backward and the optimiser's, on random pixels, in a proces
 of resident memory above what was held before the first (Linux). It is the second step's, when the optimiser has its states.
 """
 
-import argparse
 import json
 
 import torch
-from measuring import reset_mark, resident
+from measuring import a_training, reset_mark, resident
 
 from promptkit.build import load_backbone
 from promptkit.config import resolve
@@ -19,11 +18,7 @@ from promptkit.training.optimizer import make_optimizer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe")
-    parser.add_argument("backbone")
-    parser.add_argument("batch", type=int)
-    parser.add_argument("classes", type=int)
+    parser = a_training(__doc__)
     parser.add_argument("--memory-gb", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

@@ -9,7 +9,6 @@ import time
 
 time.perf_counter = time.process_time  # before it is anybody's default
 
-import argparse
 import json
 import logging
 from pathlib import Path
@@ -17,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from measuring import classnames
+from measuring import a_training, classnames
 from PIL import Image
 from rich.console import Console
 
@@ -40,12 +39,7 @@ def draw(folder: Path, classes: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe")
-    parser.add_argument("backbone")
-    parser.add_argument("batch", type=int)
-    parser.add_argument("classes", type=int)
-    options = parser.parse_args()
+    options = a_training(__doc__).parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # the weights are random
 

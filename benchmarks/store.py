@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import report, resident
 from torch import Tensor
 
 from promptkit.backbones.base import FeatureSpec, Intermediates
@@ -107,12 +108,6 @@ def timed(act: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begun, found
 
 
-def held() -> int:
-    """Bytes that are resident and of no file (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-
 def write_plain(path: Path, tower: Tower, rows: int) -> None:
     with path.open("wb") as file:
         for numbers in torch.arange(rows).split(BATCH):
@@ -141,9 +136,9 @@ def one(options: argparse.Namespace) -> dict[str, float]:
         return {"write": timed(lambda: opened(items, tower))[0]}
     if options.way == "at random":
         order = torch.randperm(options.rows, generator=torch.Generator().manual_seed(0))
-    before, cpu = held(), time.process_time()
+    before, cpu = resident("RssAnon"), time.process_time()
     opening, cached = timed(lambda: opened(items, tower))
-    cpu, more_held = time.process_time() - cpu, held() - before
+    cpu, more_held = time.process_time() - cpu, resident("RssAnon") - before
     reading, _ = timed(lambda: [cached.features(index) for index in order.split(BATCH)])
     again, _ = timed(lambda: opened(items, tower))
     assert not tower.encoded, "all of it was kept"
@@ -179,8 +174,6 @@ def store(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    from measuring import report  # which loads open_clip, and the readings do without
-
     os.environ["PROMPTKIT_CACHE"] = str(options.folder / "cache")
     size = options.rows * FLOATS * 4
     writing = {name: measured(way, options)["write"] for name, way in (("plain", "write plain"), ("store", "write"))}

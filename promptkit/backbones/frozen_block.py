@@ -5,7 +5,7 @@ queries, keys and values, what goes into the second norm, and into the activatio
 cost. The input alone will do where memory is short: then all of the block but its last linear map is computed again.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,6 @@ ACTIVATIONS: dict[type[nn.Module], tuple[float, Any, Any]] = {
     QuickGELU: (1.702, F.silu, aten.silu_backward),
 }
 """With (a, f, g): the activation of x is f(a x) / a, and g the gradient of f."""
-
-
-class Linear(NamedTuple):
-    """The part of `nn.MultiheadAttention` that makes queries, keys and values, which is no module of its own."""
-
-    weight: Tensor
-    bias: Tensor
 
 
 def is_frozen(block: Any) -> bool:
@@ -88,7 +81,8 @@ class _FrozenBlock(torch.autograd.Function):
         prefix = None if prefix_keys is None or prefix_values is None else (prefix_keys, prefix_values)
         scale, activate, _ = ACTIVATIONS[type(block.mlp.gelu)]
         qkv, middle, hidden = kept = _to_activation(block, x, segment, prefix, None if recompute else arena)
-        out = _map(activate(hidden), block.mlp.c_proj, arena, alpha=1 / scale).view_as(middle).add_(middle)
+        project = block.mlp.c_proj
+        out = _map(activate(hidden), project.weight, project.bias, arena, alpha=1 / scale).view_as(middle).add_(middle)
         ctx.block, ctx.segment = block, segment
         ctx.save_for_backward(x, prefix_keys, prefix_values, *(() if recompute else kept))
         ctx.set_materialize_grads(False)
@@ -138,19 +132,22 @@ def _to_activation(
     block: Any, x: Tensor, segment: Segment, prefix: Keys | None, arena: Arena | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, the tokens between the two halves, and what goes into the activation, (tokens 4W)."""
-    attn, scale = block.attn, ACTIVATIONS[type(block.mlp.gelu)][0]
-    to_qkv = Linear(attn.in_proj_weight, attn.in_proj_bias)
-    qkv = torch.unflatten(_map(block.ln_1(x).flatten(0, 1), to_qkv, arena), 0, x.shape[:2])
+    attn, project, expand = block.attn, block.attn.out_proj, block.mlp.c_fc
+    scale = ACTIVATIONS[type(block.mlp.gelu)][0]
+    qkv = _map(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias, arena)
     attended = attend(*_heads(block, qkv), segment, prefix).flatten(2)
-    middle = torch.unflatten(_map(attended.flatten(0, 1), attn.out_proj, arena), 0, attended.shape[:2]).add_(x)
-    hidden = _map(block.ln_2(middle).flatten(0, 1), block.mlp.c_fc, arena, beta=scale, alpha=scale)
+    middle = _map(attended, project.weight, project.bias, arena).add_(x)
+    hidden = _map(block.ln_2(middle).flatten(0, 1), expand.weight, expand.bias, arena, beta=scale, alpha=scale)
     return qkv, middle, hidden
 
 
-def _map(x: Float[Tensor, "tokens I"], linear: Any, arena: Arena | None, **scales: float) -> Float[Tensor, "tokens O"]:
+def _map(
+    x: Float[Tensor, "... I"], weight: Tensor, bias: Tensor, arena: Arena | None, **scales: float
+) -> Float[Tensor, "... O"]:
     """`alpha` times the linear map of x, and `beta` times its bias, in the arena if there is one."""
-    out = None if arena is None else arena.empty(len(x), len(linear.bias), dtype=x.dtype)
-    return torch.addmm(linear.bias, x, linear.weight.T, out=out, **scales)
+    tokens = x.flatten(0, -2)
+    out = None if arena is None else arena.empty(len(tokens), len(bias), dtype=x.dtype)
+    return torch.addmm(bias, tokens, weight.T, out=out, **scales).view(*x.shape[:-1], -1)
 
 
 def _through_mlp(block: Any, grad: Tensor, middle: Tensor, hidden: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import psutil
 import torch
 
+from promptkit.backbones.frozen_block import kept_bytes
+
 Keep = Literal["graph", "all", "inputs", "nothing"]
 """All that autograd keeps, which is quickest; all that gradients need (`frozen_block`); the inputs of the blocks, which
 compute the rest again; or nothing: the pass runs twice."""
@@ -33,16 +35,16 @@ class Cost:
     def of(block: Any, depth: int, tokens: int, frozen: bool, device: torch.device) -> "Cost":
         """`frozen`: the blocks keep what `frozen_block` does, not what autograd does."""
         width, hidden = block.mlp.c_fc.in_features, block.mlp.c_fc.out_features
-        token = 4 * tokens
-        held = token * (HEAP_HOLES if device.type == "cpu" else 1)
+        held = 4 * tokens * (HEAP_HOLES if device.type == "cpu" else 1)
         # Autograd keeps two inputs, q, k, v (padded: twice), the attention and what the activation needs.
         plain = 12 * width + 3 * hidden
+        graph = int(held * depth * plain)
         return Cost(
             work=int(held * 3 * plain),  # of the forward pass, of attention computed again, and of the backward pass
             # What frozen blocks keep lies in an arena. Behind the inputs: embedded tokens, and what follows the blocks.
-            inputs=int(token * (depth + 2) * width if frozen else held * depth * plain),
-            everything=int(token * depth * (5 * width + hidden) if frozen else held * depth * plain),
-            graph=int(held * depth * plain),
+            inputs=(depth + 2) * kept_bytes(block, tokens, True, torch.float32) if frozen else graph,
+            everything=depth * kept_bytes(block, tokens, False, torch.float32) if frozen else graph,
+            graph=graph,
             largest=4 * tokens * hidden,
         )
 

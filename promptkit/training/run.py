@@ -186,9 +186,9 @@ class Run:
             teacher.logits = ask_teacher(teacher.learner, self.pictures, config, self.cache, console)
         if not resuming:
             show_images(learner, image_batches(config, self.pictures, self.views, cuda, shuffle=False))
-        if train.epochs and not self.trained_parameters:
-            log.warning("%s has nothing to train: train.epochs=%d changes nothing", config.recipe, train.epochs)
         if not train.epochs or not self.trained_parameters:
+            if train.epochs:
+                log.warning("%s has nothing to train: train.epochs=%d changes nothing", config.recipe, train.epochs)
             folder.begin(config)
             learner.eval()
             contract.check_state(learner.state_dict(), self.built)

@@ -69,7 +69,7 @@ class TDA(Learner):
     def predict(self, batch: Batch) -> Float[Tensor, "B C"]:
         features = self.image_features(batch)
         seen = torch.stack(features.pooled.chunk(len(features.views)), 1)  # (B V D)
-        text = self.encode_text(features)[0].mean(1)
+        text = self.text(features)[0].mean(1)
         # The answer to a picture depends on those before it, so they are taken one by one.
         return torch.stack([self.answer(views, text) for views in seen])
 
