@@ -49,8 +49,10 @@ class TextPlan(NamedTuple):
     """Rows, classes, and what is kept, of each."""
     step: tuple[int, int]
     """How many rows and classes a pass takes at most."""
-    bytes: int
-    """What all passes hold at most."""
+    work: int
+    """Bytes that a pass holds at most while a block computes."""
+    kept: int
+    """Bytes that all passes hold at most for the backward pass."""
 
 
 class PromptEncoder:
@@ -87,7 +89,8 @@ class PromptEncoder:
             each = 1 if rows.read_only is None else rows.read_only.shape[2]
             return _split(rows.context.new_empty(rows.count, 0, each, self.tower.joint_width), prompts)
         gradients = torch.is_grad_enabled() and (rows.learned or not self.tower.frozen)
-        passes, self._last_pass, self._last_bytes = self.plan(rows, classes, gradients, rows.context.device)
+        passes, self._last_pass, *held = self.plan(rows, classes, gradients, rows.context.device)
+        self._last_bytes = sum(held)
         if not gradients:
             self._arenas.clear()
         afresh = len(passes) > 1 and rows.context.device.type == "cpu"
@@ -163,7 +166,7 @@ class PromptEncoder:
         of: dict[Keep, int] = {"graph": cost.graph, "all": cost.everything, "inputs": cost.inputs, "nothing": 0}
         kept = sum(of[keep] for keep in keeps) if gradients else 0
         kept_of = [(r, c, keep) for (r, c), keep in zip(passes, keeps, strict=True)]
-        return TextPlan(kept_of, (row_step, class_step), int(share * (cost.work + kept)))
+        return TextPlan(kept_of, (row_step, class_step), int(share * cost.work), int(share * kept))
 
     def _cost(self, rows: Rows, classes: ClassTokens, device: torch.device) -> Cost:
         layout = self._layout(classes, range(len(classes.names)), rows)

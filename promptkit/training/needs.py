@@ -36,6 +36,8 @@ FEW_READ = 8
 REPEATS = 3
 OPTIMIZER_STATES = {"momentum": 1, "sgd": 1}
 """Tensors that an optimiser keeps of each parameter; others have two."""
+WORKING = 1.5
+"""What a pass works with, over what one block keeps, as measured."""
 OVERHEAD = 15_000_000
 """Bytes of the threads of a backward pass, and of small things, as measured."""
 PICTURE = (375, 500)
@@ -122,11 +124,9 @@ class Planner:
         passes, bound = backbone.text_passes(
             texts * piece.rows, self.learner.prompts.class_specific, self.learner.classes, device
         )
-        # A pass works on one block at a time beside what it keeps.
-        text = (
-            int(holes * texts * piece.text_kept * (1 + 1 / backbone.text_depth)) if passes == 1 or not bound else bound
-        )
-        text += piece.contexts_kept
+        if passes == 1 or not bound:
+            bound = int(holes * texts * piece.text_kept * (1 + WORKING / backbone.text_depth))
+        text = bound + piece.contexts_kept
         together = image + text if piece.image_kept else max(image, text)
         held = piece.process if device.type == "cpu" else piece.weights
         backward = max(together + piece.gradients - piece.late, piece.gradients)
