@@ -258,7 +258,9 @@ class Backbone(nn.Module, ABC):
         """What the image tower holds at most of so many images, without gradients, on a device of this kind; 0: unknown."""
         return 0
 
-    def text_passes(self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device) -> tuple[int, int]:
+    def text_passes(
+        self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device
+    ) -> tuple[int, int, int]:
         """How a training step's texts would be encoded on a device of this kind.
 
         Args:
@@ -268,9 +270,10 @@ class Backbone(nn.Module, ABC):
             device: Which need not be here.
 
         Returns:
-            In how many passes, and the bytes that they hold at most; 0: unknown.
+            In how many passes, the bytes that one works with at most, and those that all keep for the backward pass;
+            0: unknown.
         """
-        return 1, 0
+        return 1, 0, 0
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode, whatever the module that holds the backbone does."""

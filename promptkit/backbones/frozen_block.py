@@ -8,20 +8,19 @@ cost. The input alone will do where memory is short: then all of the block but i
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from promptkit.backbones.arena import Arena
-from promptkit.backbones.attention import Keys, attend
+from promptkit.backbones.attention import Keys, attend_backward, attend_forward
 from promptkit.backbones.segments import Segment
 
 aten: Any = torch.ops.aten
 ACTIVATIONS: dict[type[nn.Module], tuple[float, Any, Any]] = {
-    nn.GELU: (1.0, F.gelu, aten.gelu_backward),
-    QuickGELU: (1.702, F.silu, aten.silu_backward),
+    nn.GELU: (1.0, aten.gelu.out, aten.gelu_backward.grad_input),
+    QuickGELU: (1.702, aten.silu.out, aten.silu_backward.grad_input),
 }
 """With (a, f, g): the activation of x is f(a x) / a, and g the gradient of f."""
 
@@ -82,50 +81,46 @@ class _FrozenBlock(torch.autograd.Function):
         scale, activate, _ = ACTIVATIONS[type(block.mlp.gelu)]
         qkv, middle, hidden = kept = _to_activation(block, x, segment, prefix, None if recompute else arena)
         project = block.mlp.c_proj
-        out = _map(activate(hidden), project.weight, project.bias, arena, alpha=1 / scale).view_as(middle).add_(middle)
+        active = activate(hidden, out=hidden if recompute else torch.empty_like(hidden))
+        out = _map(active, project.weight, project.bias, arena, alpha=1 / scale).view_as(middle).add_(middle)
         ctx.block, ctx.segment = block, segment
         ctx.save_for_backward(x, prefix_keys, prefix_values, *(() if recompute else kept))
         ctx.set_materialize_grads(False)
-        _, k, v = _heads(block, qkv)
+        _, k, v = _heads(block, qkv).unbind(2)
         return out, k, v
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_k: Tensor | None, grad_v: Tensor | None) -> Any:
         x, prefix_keys, prefix_values, *kept = ctx.saved_tensors
-        block, segment, attn = ctx.block, ctx.segment, ctx.block.attn
+        block, segment = ctx.block, ctx.segment
         prefix = None if prefix_keys is None else (prefix_keys, prefix_values)
         qkv, middle, hidden = kept or _to_activation(block, x, segment, prefix)
         del kept
-        outputs, gradients = [], []
-        if grad is not None:
+        heads = _heads(block, qkv)
+        grad_prefix: tuple[Tensor | None, ...] = None, None
+        if grad is None:
+            grad_qkv = torch.zeros_like(heads)
+        else:
             grad = _through_mlp(block, grad, middle, hidden)
-            gradients.append(torch.unflatten(grad @ attn.out_proj.weight, -1, (attn.num_heads, -1)))
-        del middle, hidden
-        with torch.enable_grad():  # its weights are quicker computed again than kept
-            qkv = qkv.detach().requires_grad_(ctx.needs_input_grad[0])
-            if prefix is not None:
-                prefix = tuple(t.detach().requires_grad_(ctx.needs_input_grad[1]) for t in prefix)
-            q, k, v = _heads(block, qkv)
-            if grad is not None:
-                outputs.append(attend(q, k, v, segment, prefix))
-        if ctx.needs_input_grad[0]:
-            outputs += [t for t, g in ((k, grad_k), (v, grad_v)) if g is not None]
-            gradients += [g for g in (grad_k, grad_v) if g is not None]
-        learned = [qkv] if ctx.needs_input_grad[0] else []
-        learned += prefix if prefix is not None and ctx.needs_input_grad[1] else []
-        found = list(torch.autograd.grad(outputs, learned, gradients, allow_unused=True))
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _norm_backward(block.ln_1, found.pop(0) @ attn.in_proj_weight, x)
-            if grad is not None:
-                grad_x += grad.sum(0, keepdim=True) if len(grad) > len(x) else grad
-        return grad_x, *(found or (None, None)), None, None, None, None
+            attended = (grad @ block.attn.out_proj.weight).view(*grad.shape[:2], *heads.shape[3:])
+            grad_qkv, *found = attend_backward(attended, heads, segment, prefix)
+            if prefix is not None and ctx.needs_input_grad[1]:
+                grad_prefix = tuple(g.sum_to_size(t.shape) for g, t in zip(found, prefix, strict=True))
+        if not ctx.needs_input_grad[0]:
+            return None, *grad_prefix, None, None, None, None
+        grad_qkv = grad_qkv.sum_to_size(heads.shape)
+        for j, of_keys in (1, grad_k), (2, grad_v):
+            if of_keys is not None:
+                grad_qkv[:, :, j] += of_keys
+        grad_x = _norm_backward(block.ln_1, grad_qkv.flatten(2) @ block.attn.in_proj_weight, x)
+        if grad is not None:
+            grad_x += grad.sum_to_size(x.shape)
+        return grad_x, *grad_prefix, None, None, None, None
 
 
-def _heads(block: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = torch.unflatten(qkv, -1, (3, block.attn.num_heads, -1)).unbind(2)
-    return q, k, v
+def _heads(block: Any, qkv: Float[Tensor, "#R S threeW"]) -> Float[Tensor, "#R S 3 H d"]:
+    return torch.unflatten(qkv, -1, (3, block.attn.num_heads, -1))
 
 
 def _to_activation(
@@ -135,7 +130,7 @@ def _to_activation(
     attn, project, expand = block.attn, block.attn.out_proj, block.mlp.c_fc
     scale = ACTIVATIONS[type(block.mlp.gelu)][0]
     qkv = _map(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias, arena)
-    attended = attend(*_heads(block, qkv), segment, prefix).flatten(2)
+    attended = attend_forward(_heads(block, qkv), segment, prefix).flatten(2)
     middle = _map(attended, project.weight, project.bias, arena).add_(x)
     hidden = _map(block.ln_2(middle).flatten(0, 1), expand.weight, expand.bias, arena, beta=scale, alpha=scale)
     return qkv, middle, hidden
@@ -153,7 +148,8 @@ def _map(
 def _through_mlp(block: Any, grad: Tensor, middle: Tensor, hidden: Tensor) -> Tensor:
     """Gradient of the tokens between the two halves. The scale of the activation cancels."""
     backward = ACTIVATIONS[type(block.mlp.gelu)][2]
-    inner = backward(grad.flatten(0, 1) @ block.mlp.c_proj.weight, hidden) @ block.mlp.c_fc.weight
+    inner = grad.flatten(0, 1) @ block.mlp.c_proj.weight
+    inner = backward(inner, hidden, grad_input=inner) @ block.mlp.c_fc.weight
     return _norm_backward(block.ln_2, inner.view_as(middle), middle).add_(grad)
 
 

@@ -177,14 +177,16 @@ class OpenClipBackbone(Backbone):
             return held_at_most(images, one)
         return int(images * one * ONE_PASS) // (1 if self.settings.dtype == "float32" else 2)
 
-    def text_passes(self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device) -> tuple[int, int]:
+    def text_passes(
+        self, rows: int, per_class: bool, classes: ClassTokens, device: torch.device
+    ) -> tuple[int, int, int]:
         if isinstance(self.encoder, HFPromptEncoder):
             return super().text_passes(rows, per_class, classes, device)
         (n_classes, n_ctx), one = classes.context_positions.shape, self.logit_scale.new_zeros(1, 1, 1, 1)
         contexts = Rows(one.expand(rows, n_classes if per_class else 1, n_ctx, self.text_width))
         plan = self.encoder.plan(contexts, classes, True, device)
         # While a block computes, the heap may have holes, and passes are cut for that; it was measured to have few.
-        return len(plan.passes), int(plan.work / (HEAP_HOLES if device.type == "cpu" else 1)) + plan.kept
+        return len(plan.passes), int(plan.work / (HEAP_HOLES if device.type == "cpu" else 1)), plan.kept
 
     def use_less_memory(self) -> bool:
         return self.encoder.halve_chunks()

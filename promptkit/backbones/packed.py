@@ -65,7 +65,7 @@ class Layout:
             segment = Segment.of(*one, 0, torch.tensor([start])).to(device)
             keys = tuple(_run_start(tower, segment))
         shared = Segment.of(*one, start, torch.tensor([prefix])).to(device) if prefix > start else None
-        rest = Segment.of(words, numbers, prefix, end + 1).to(device)
+        rest = Segment.of(words, numbers, prefix, end + 1, padded=device.type != "cpu").to(device)
         if not late:
             return Layout(keys, shared, rest)
         early = early_tokens(tower, classes, late)
@@ -85,7 +85,7 @@ def _run_start(tower: TextTower, segment: Segment) -> Iterator[Keys]:
 
 
 def encode_packed(
-    tower: TextTower, rows: Rows, layout: Layout, keep: Keep = "graph", arena: Arena | None = None
+    tower: TextTower, rows: Rows, layout: Layout, keep: Keep = "all", arena: Arena | None = None
 ) -> Float[Tensor, "R C K D"]:
     """K is 1 unless there are read-only prompts. The arena is for what frozen blocks keep."""
     shared, rest = layout.late or (
@@ -137,14 +137,14 @@ def _step(
     prefix: Keys | None,
     queries: Queries,
     edits: BlockEdits | None = None,
-    keep: Keep = "graph",
+    keep: Keep = "all",
     arena: Arena | None = None,
 ) -> tuple[Tensor, Keys]:
     """One block over a segment: the new tokens (all, or the last of each text) and this segment's keys and values.
 
     The keys and values of a segment of one text are a prefix of others; those of many texts are for what reads them.
     """
-    if queries == "all" and keep != "graph" and not tower.compiled and not edits and is_frozen(block):
+    if queries == "all" and not tower.compiled and not edits and is_frozen(block):
         return frozen_block(block, x, segment, prefix, keep == "inputs", arena)
     normed = block.ln_1(x)
     if queries == "all":

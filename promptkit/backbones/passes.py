@@ -8,9 +8,9 @@ import torch
 
 from promptkit.backbones.frozen_block import kept_bytes
 
-Keep = Literal["graph", "all", "inputs", "nothing"]
-"""All that autograd keeps, which is quickest; all that gradients need (`frozen_block`); the inputs of the blocks, which
-compute the rest again; or nothing: the pass runs twice."""
+Keep = Literal["all", "inputs", "nothing"]
+"""All that gradients need; the inputs of the blocks, which compute the rest again (`frozen_block`); or nothing: the pass runs
+twice."""
 
 HEAP_HOLES = 1.5
 """What a pass makes a process on the CPU hold, over what its tensors do, as measured (`benchmarks/budget.py`)."""
@@ -26,8 +26,6 @@ class Cost:
     """While a block computes."""
     inputs: int
     everything: int
-    graph: int
-    """Everything that autograd keeps."""
     largest: int
     """Of its largest tensor."""
 
@@ -40,11 +38,11 @@ class Cost:
         plain = 12 * width + 3 * hidden
         graph = int(held * depth * plain)
         return Cost(
-            work=int(held * 3 * plain),  # of the forward pass, of attention computed again, and of the backward pass
+            # Of the forward pass and of the backward pass; autograd computes attention again.
+            work=int(held * (2 if frozen else 3) * plain),
             # What frozen blocks keep lies in an arena. Behind the inputs: embedded tokens, and what follows the blocks.
             inputs=(depth + 2) * kept_bytes(block, tokens, True, torch.float32) if frozen else graph,
             everything=depth * kept_bytes(block, tokens, False, torch.float32) if frozen else graph,
-            graph=graph,
             largest=4 * tokens * hidden,
         )
 
@@ -76,11 +74,9 @@ def spans(total: int, step: int) -> list[range]:
 def what_to_keep(passes: int, cost: Cost, share: float, budget: int) -> list[Keep]:
     """What each pass keeps, a pass being a `share` of a row, or several rows.
 
-    A single pass keeps autograd's own graph where that fits. Of several, the last, whose backward pass comes first, keeps
-    all. Inputs for as many passes as fit come next, since a byte spent on them spares more time than one spent on the rest.
+    The last, whose backward pass comes first, keeps all. Inputs for as many passes as fit come next, since a byte spent on
+    them spares more time than one spent on the rest.
     """
-    if passes == 1 and share * (cost.work + cost.graph) <= budget:
-        return ["graph"]
     work, inputs, everything = (max(1, int(share * n)) for n in (cost.work, cost.inputs, cost.everything))
     left = max(0, budget - work - everything)
     some = min(passes - 1, left // inputs)

@@ -130,7 +130,7 @@ class PromptEncoder:
     def _arena(self, rows: Rows, layout: Layout, keep: Keep) -> Arena | None:
         """For a pass on the CPU whose gradients are recorded."""
         block, dtype = self.tower.blocks[0], self.tower.source.transformer.get_cast_dtype()
-        if keep == "graph" or rows.context.device.type != "cpu" or not torch.is_grad_enabled() or not is_frozen(block):
+        if rows.edits or rows.context.device.type != "cpu" or not torch.is_grad_enabled() or not is_frozen(block):
             return None
         tokens = rows.count * layout.tokens
         return self._arenas.take(len(self.tower.blocks) * kept_bytes(block, tokens, keep == "inputs", dtype))
@@ -163,7 +163,7 @@ class PromptEncoder:
             keeps = ["nothing"] * len(passes)
         elif gradients:
             keeps = what_to_keep(len(passes), cost, share, budget if self.checkpoint == "auto" else sys.maxsize)
-        of: dict[Keep, int] = {"graph": cost.graph, "all": cost.everything, "inputs": cost.inputs, "nothing": 0}
+        of: dict[Keep, int] = {"all": cost.everything, "inputs": cost.inputs, "nothing": 0}
         kept = sum(of[keep] for keep in keeps) if gradients else 0
         kept_of = [(r, c, keep) for (r, c), keep in zip(passes, keeps, strict=True)]
         return TextPlan(kept_of, (row_step, class_step), int(share * cost.work), int(share * kept))

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from promptkit.backbones.text_tower import TextTower
 
+FEW_TOKENS = 64
+"""Of a bucket: its operations take longer to call than to compute."""
+
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
@@ -18,8 +21,9 @@ class Bucket:
     texts: slice
     shape: tuple[int, int]
     """Texts, longest length."""
-    pad: Int[Tensor, " padded"]
-    unpad: Int[Tensor, " tokens"]
+    pad: Int[Tensor, " padded"] | None
+    """Which token lies at each place, where some are padded."""
+    unpad: Int[Tensor, " tokens"] | None
     causal: Bool[Tensor, "Lq Lk"]
     """True where a query may look."""
     until_last: Bool[Tensor, "texts 1 Lk"]
@@ -44,12 +48,18 @@ class Segment:
     """Back from the order of the buckets to the order of the classes."""
 
     @staticmethod
-    def of(words: Tensor, numbers: Tensor, begin: int, ends: Int[Tensor, " texts"]) -> "Segment":
-        """Columns `begin` up to, not including, `ends` of each row (on the CPU)."""
+    def of(words: Tensor, numbers: Tensor, begin: int, ends: Int[Tensor, " texts"], padded: bool = False) -> "Segment":
+        """Columns `begin` up to, not including, `ends` of each row (on the CPU).
+
+        `padded` makes fewer buckets: that is quicker where each operation has a price.
+        """
         lengths = ends - begin
-        group = torch.zeros_like(lengths)
-        if lengths.max() * len(lengths) > 4 * lengths.sum():
+        if not padded:
+            group = _alike(lengths)
+        elif lengths.max() * len(lengths) > 4 * lengths.sum():
             group = lengths.log2().ceil().long()  # no text is padded to more than twice its length
+        else:
+            group = torch.zeros_like(lengths)
         order = group.argsort(stable=True)
         lengths, group = lengths[order], group[order]
         starts = lengths.cumsum(0) - lengths
@@ -64,13 +74,14 @@ class Segment:
             begin_token = int(starts[first])
             tokens = slice(begin_token, begin_token + int(lengths[members].sum()))
             inside = torch.arange(longest).minimum(lengths[members, None] - 1)
+            even = int(lengths[members].min()) == longest
             buckets.append(
                 Bucket(
                     tokens=tokens,
                     texts=slice(first, first + n),
                     shape=(n, longest),
-                    pad=(starts[members, None] - begin_token + inside).flatten(),
-                    unpad=(rank[tokens] - first) * longest + offset[tokens],
+                    pad=None if even else (starts[members, None] - begin_token + inside).flatten(),
+                    unpad=None if even else (rank[tokens] - first) * longest + offset[tokens],
                     causal=torch.ones(longest, longest, dtype=torch.bool).tril(),
                     until_last=(torch.arange(longest) < lengths[members, None])[:, None],
                 )
@@ -116,6 +127,18 @@ class Segment:
     def gather(self, x: Float[Tensor, "C L W"]) -> Float[Tensor, "1 S W"]:
         """Its tokens from all positions of all texts."""
         return x[self.text, self.positions][None]
+
+
+def _alike(lengths: Int[Tensor, " texts"]) -> Int[Tensor, " texts"]:
+    """A bucket for each length, or for a few that have too few tokens alone; none is padded to more than twice its length."""
+    counts = lengths.bincount().tolist()
+    group, tokens, shortest = [0] * len(counts), 0, 0
+    for length, texts in enumerate(counts):
+        if tokens >= FEW_TOKENS or length > 2 * shortest:
+            tokens, shortest = 0, length
+        group[length] = shortest
+        tokens += length * texts
+    return torch.tensor(group)[lengths]
 
 
 def _move(value: Any, device: torch.device) -> Any:

@@ -121,13 +121,15 @@ class Planner:
         texts = views if piece.conditional else 1
         holes = HEAP_HOLES if device.type == "cpu" else 1
         image = int(holes * views * piece.image_kept) or backbone.image_bytes(views, device)
-        passes, bound = backbone.text_passes(
+        passes, work, kept = backbone.text_passes(
             texts * piece.rows, self.learner.prompts.class_specific, self.learner.classes, device
         )
-        if passes == 1 or not bound:
-            bound = int(holes * texts * piece.text_kept * (1 + WORKING / backbone.text_depth))
-        text = bound + piece.contexts_kept
-        together = image + text if piece.image_kept else max(image, text)
+        if passes == 1:
+            kept = texts * piece.text_kept
+        if not work:
+            work = int(kept * WORKING / backbone.text_depth)
+        kept += piece.contexts_kept
+        together = kept + (image + work if piece.image_kept else max(image, work))
         held = piece.process if device.type == "cpu" else piece.weights
         backward = max(together + piece.gradients - piece.late, piece.gradients)
         peak = held + OVERHEAD + piece.states + batch * piece.pixels + backward
@@ -137,7 +139,7 @@ class Planner:
         step = max(towers + saying, reading) if self.workers else towers + saying + reading
         cached = saying if piece.stored else None
         steps = max(1, trained_on(self.pictures, batch) // batch)
-        return Needs(batch, image, text, passes, peak, step, cached, steps * step, cached and steps * cached)
+        return Needs(batch, image, work + kept, passes, peak, step, cached, steps * step, cached and steps * cached)
 
     @property
     def workers(self) -> int:

@@ -1,6 +1,8 @@
 """The fast path gives what the plain path gives, and the plain path what open_clip gives."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from promptkit.backbones.base import Position
 from promptkit.backbones.openclip import OpenClipBackbone
 from promptkit.backbones.prompt_encoder import encode_plain
+from promptkit.backbones.segments import Segment
 from promptkit.backbones.tiny import tiny_backbone
 from promptkit.edits import Delta, Edits
 from promptkit.errors import BackboneError
@@ -53,6 +56,15 @@ def both_of(backbone: OpenClipBackbone, prompts: TextPrompts, learned: list[torc
         gradients = torch.autograd.grad((features * probe).sum(), learned, allow_unused=True)
         results.append((features.detach(), gradients))
     return results
+
+
+@contextmanager
+def texts_padded(padded: bool) -> Iterator[None]:
+    """As they are on a GPU, or as on a CPU."""
+    of = Segment.of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Segment, "of", lambda *arguments, **_: of(*arguments, padded=padded))
+        yield
 
 
 def random_edits(seed: int = 0) -> tuple[Edits, list[torch.Tensor]]:
@@ -128,7 +140,7 @@ def test_which_towers_are_packed(make_backbone: Make, text_towers: Any, tower: s
     assert (classes in backbone.encoder._layouts) == (tower in packed)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
     long=st.booleans(),
@@ -142,6 +154,7 @@ def test_which_towers_are_packed(make_backbone: Make, text_towers: Any, tower: s
     late=st.booleans(),
     read_only=st.integers(0, 2),
     edited=st.booleans(),
+    padded=st.booleans(),
     memory=st.sampled_from([None, 400_000]),
     checkpoint=st.sampled_from(["auto", "on", "off"]),
 )
@@ -158,6 +171,7 @@ def test_fast_is_plain(
     late: bool,
     read_only: int,
     edited: bool,
+    padded: bool,
     memory: int | None,
     checkpoint: Literal["auto", "on", "off"],
 ) -> None:
@@ -176,7 +190,8 @@ def test_fast_is_plain(
     learned += [tensor for tensor in (context, deep, readers) if tensor is not None]
     TINY.encoder.memory_bytes = memory
     TINY.encoder.checkpoint = checkpoint
-    assert_same(both_of(TINY, prompts, learned, classes))
+    with texts_padded(padded):
+        assert_same(both_of(TINY, prompts, learned, classes))
 
 
 @pytest.mark.parametrize("position", ["end", "middle"])
@@ -190,13 +205,16 @@ def test_fast_is_plain_for_all_towers(make_backbone: Make, tower: str, kind: str
     assert_same(both(backbone, torch.randn(2, 1, 2, 3, 32), deep, classes))
 
 
-def test_lengths_that_differ_wildly_are_not_padded_to_the_longest() -> None:
-    classes = TINY.class_tokens(["cat"] * 40 + [LONG], 2)
+@pytest.mark.parametrize("padded", [False, True])
+def test_lengths_that_differ_wildly_are_not_padded_to_the_longest(padded: bool) -> None:
+    classes = TINY.class_tokens(["cat"] * 40 + ["hot dog", LONG], 2)
     TINY.encoder.memory_bytes = None
-    assert_same(both(TINY, torch.randn(1, 1, 1, 2, 32), None, classes))
+    with texts_padded(padded):
+        assert_same(both(TINY, torch.randn(1, 1, 1, 2, 32), None, classes))
     (layout,) = TINY.encoder._layouts[classes].values()
-    assert sum(len(bucket.pad) for bucket in layout.rest.buckets) < 2 * len(layout.rest.ids)
-    assert len(layout.rest.buckets) == 2
+    places = sum(math.prod(bucket.shape) for bucket in layout.rest.buckets)
+    assert len(layout.rest.ids) <= places < 2 * len(layout.rest.ids)
+    assert len(layout.rest.buckets) == (2 if padded else 3)
 
 
 def test_small_memory_means_many_checkpointed_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_the_bank_is_what_the_cache_will_hold(train: Command) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux does")
 def test_the_estimate_is_near_the_measured_peak() -> None:
-    words = [sys.executable, BENCHMARK, "cocoop", "tiny", "8", "1000", "--threads", "1"]
+    words = [sys.executable, BENCHMARK, "cocoop", "ViT-B-32", "4", "50", "--threads", "1"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
