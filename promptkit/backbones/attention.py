@@ -62,7 +62,7 @@ def attend_forward(qkv: Float[Tensor, "#R S 3 H d"], segment: Segment, prefix: K
     out = qkv.new_empty(rows, *qkv[:, :, 0].shape[1:])
     for bucket in segment.buckets:
         q, k, v = _texts(qkv, bucket, rows)
-        ahead, own = _weights(q, k, keys, bucket)
+        ahead, own = _parted(_weights(q, k, keys, bucket), keys, bucket)
         out[:, bucket.tokens] = _packed(torch.baddbmm(_joined(own @ v, bucket), ahead, values), bucket, rows)
     return out
 
@@ -77,15 +77,15 @@ def attend_backward(
     grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)
     for bucket in segment.buckets:
         q, k, v = _texts(qkv, bucket, rows)
-        ahead, own = _weights(q, k, keys, bucket)
+        weights = _weights(q, k, keys, bucket)
+        ahead, own = _parted(weights, keys, bucket)
         (g,) = _texts(grad[:, :, None], bucket, rows)
         if bucket.pad is not None:
             g = g * bucket.until_last.mT.repeat(len(g) // bucket.shape[0], 1, 1)  # what pads have said is not read
         joined = _joined(g, bucket)
         grads = torch.cat([_apart(joined @ values.mT, bucket), g @ v.mT], dim=-1)
-        weights = torch.cat([_apart(ahead, bucket), own], dim=-1)
         scores = aten._softmax_backward_data(grads, weights, -1, grads.dtype) * scale
-        from_ahead, from_own = _joined(scores[..., : keys.shape[1]], bucket), scores[..., keys.shape[1] :]
+        from_ahead, from_own = _parted(scores, keys, bucket)
         grad_keys.baddbmm_(from_ahead.mT, _joined(q, bucket))
         grad_values.baddbmm_(ahead.mT, joined)
         grad_q = torch.baddbmm(_joined(from_own @ k, bucket), from_ahead, keys)
@@ -109,15 +109,19 @@ def _texts(parts: Float[Tensor, "#R S n H d"], bucket: Bucket, rows: int) -> lis
     return [_padded(part, bucket).expand(rows, -1, -1, -1, -1).flatten(0, 2) for part in parts.unbind(2)]
 
 
-def _weights(
-    q: Tensor, k: Tensor, keys: Tensor, bucket: Bucket
-) -> tuple[Float[Tensor, "RH textsL P"], Float[Tensor, "RHtexts L L"]]:
+def _weights(q: Tensor, k: Tensor, keys: Tensor, bucket: Bucket) -> Float[Tensor, "RHtexts L PplusL"]:
     """What each token gives the prefix, and the tokens of its own text."""
     scale = q.shape[-1] ** -0.5
     hidden = q.new_zeros(bucket.causal.shape).masked_fill_(~bucket.causal, -torch.inf)
     ahead = _apart(_joined(q, bucket) @ (keys * scale).mT, bucket)
-    weights = torch.cat([ahead, torch.baddbmm(hidden, q, k.mT, alpha=scale)], dim=-1).softmax(-1)
-    return _joined(weights[..., : keys.shape[1]], bucket), weights[..., keys.shape[1] :]
+    return torch.cat([ahead, torch.baddbmm(hidden, q, k.mT, alpha=scale)], dim=-1).softmax(-1)
+
+
+def _parted(
+    t: Float[Tensor, "RHtexts L PplusL"], keys: Float[Tensor, "RH P d"], bucket: Bucket
+) -> tuple[Float[Tensor, "RH textsL P"], Float[Tensor, "RHtexts L L"]]:
+    """What is of the prefix, and what of a text's own tokens."""
+    return _joined(t[..., : keys.shape[1]], bucket), t[..., keys.shape[1] :]
 
 
 def _joined(t: Float[Tensor, "RHtexts L n"], bucket: Bucket) -> Float[Tensor, "RH textsL n"]:

@@ -89,8 +89,8 @@ class PromptEncoder:
             each = 1 if rows.read_only is None else rows.read_only.shape[2]
             return _split(rows.context.new_empty(rows.count, 0, each, self.tower.joint_width), prompts)
         gradients = torch.is_grad_enabled() and (rows.learned or not self.tower.frozen)
-        passes, self._last_pass, *held = self.plan(rows, classes, gradients, rows.context.device)
-        self._last_bytes = sum(held)
+        plan = self.plan(rows, classes, gradients, rows.context.device)
+        passes, self._last_pass, self._last_bytes = plan.passes, plan.step, plan.work + plan.kept
         if not gradients:
             self._arenas.clear()
         afresh = len(passes) > 1 and rows.context.device.type == "cpu"
